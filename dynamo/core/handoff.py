@@ -1,0 +1,295 @@
+"""Hints: writes that belong to an owner who could not be reached, kept here until it can.
+
+A hint row holds the object and the homes it is owed to, one row per key however many writes:
+
+    check 8 | msgpack [[home, ...], since_wall_ms, obj]
+
+obj b"" means "read my own object row": in a ring with no node beyond the owners, an owner that
+acknowledged the write itself keeps the mark for the missing one (it is not counted twice).
+
+    a owner, coordinates   b owner   c owner, down      d no owner
+      a -> b REPLICATE                                   stores, acknowledges
+      a -> d REPLICATE home=c                            keeps the hint, acknowledges for c
+      ... c is heard again ...
+      d -> c REPLICATE                                   the ordinary write door
+      c -> d REPLICATE_OK                                d erases the row if it is unchanged
+
+Invariants
+  H1  A hint is erased only after its home acknowledged, durably, exactly the object it holds.
+  H2  A hint that may have counted toward W is kept at any age. The window and the byte cap only
+      refuse new hints that the write did not need; each refusal is counted and leaves a "needs
+      repair" mark, so that the arc is compared with its home at the next exchange.
+  H3  A stand-in acts for one named absent owner, so every hint knows its home (Dynamo §4.6).
+  H4  What is owed is found on disk at start: nothing depends on the process that took it.
+
+Delivery is by window (`hint_batch` on the wire per home), so its rate follows the home's answers
+and never floods a node that just came back.
+
+Sources: Dynamo §4.6; riak_core#154 (fallback data nobody handed off); scylladb#8863, #12805.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import msgspec
+
+from dynamo.core import dvv
+from dynamo.core.config import Config
+from dynamo.core.liveness import Liveness
+from dynamo.core.messages import REPLICATE, STORED, Message
+from dynamo.core.replica import CHECK_BYTES, HINT_ARC, Minted, Replica, intact, seal_record
+from dynamo.core.ring import Table
+from dynamo.core.spaces import HINTS, QUARANTINE
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
+
+Row = tuple[list[str], int, bytes]  # homes, since_wall_ms, obj
+ROW_OVERHEAD_BYTES = 64
+
+
+class Handoff:
+    """The hint rows of one node, what is owed to whom, and what is on its way."""
+
+    __slots__ = (
+        "_boot",
+        "_bytes",
+        "_config",
+        "_liveness",
+        "_oldest",
+        "_outbox",
+        "_owed",
+        "_replica",
+        "_sent",
+        "_seq",
+        "_store",
+        "_table",
+        "events",
+        "needs_repair",
+        "stats",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        table: Table,
+        store: Any,
+        replica: Replica,
+        liveness: Liveness,
+        outbox: list[tuple[Any, Message]],
+        boot: int,
+    ) -> None:
+        self._config = config
+        self._table = table
+        self._store = store
+        self._replica = replica
+        self._liveness = liveness
+        self._outbox = outbox
+        self._boot = boot
+        self._seq = 0
+        self.events = replica.events
+        self.stats = replica.stats
+        self.needs_repair: dict[int, None] = {}
+        self._owed: dict[str, dict[bytes, int]] = {}  # home -> storage key -> bytes
+        self._bytes: dict[str, int] = {}
+        self._oldest: dict[str, int] = {}  # home -> since_wall_ms of its oldest hint, at least
+        # request -> (home, storage key, what was sent, when it counts as lost)
+        self._sent: dict[int, tuple[str, bytes, bytes, int]] = {}
+        for skey, record in list(store.scan(HINTS)):
+            row = self._read(skey, record)
+            if row is not None:
+                for home in row[0]:
+                    self._index(home, skey, row)
+
+    # --- keeping ------------------------------------------------------------------------------
+
+    def take(self, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int) -> bool:
+        """Keep `obj` for `home`; False if it was not needed and the window or the cap says no."""
+        if not needed and self._closed(home, skey, wall_ms):
+            self.stats["hints_refused"] += 1
+            self.needs_repair[int.from_bytes(skey[:2], "big")] = None
+            return False
+        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        mine, theirs = dvv.decode(held), dvv.decode(obj)
+        self._replica.notice_amnesia(HINT_ARC, mine, theirs)
+        merged, _ = self._replica.settle(skey, mine, theirs, dvv.merge(mine, theirs))
+        self._write(skey, (_with(homes, home), since, dvv.encode(merged)))
+        return True
+
+    def keep_own(self, skey: bytes, home: str, wall_ms: int) -> None:
+        """Mark this node's own row of the key as owed to `home`: nobody else can stand in."""
+        if self._closed(home, skey, wall_ms):
+            self.stats["hints_refused"] += 1
+            self.needs_repair[int.from_bytes(skey[:2], "big")] = None
+            return
+        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        self._write(skey, (_with(homes, home), since, held))
+
+    def mint(
+        self,
+        skey: bytes,
+        owners: tuple[str, ...],
+        context: dvv.Context,
+        value: dvv.Value,
+        wall_ms: int,
+    ) -> Minted:
+        """Write a client's value here because no owner can be reached; owed to all of them.
+
+        The actor is one of the hint space (D3).
+        """
+        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        clock = dvv.decode(held)
+        new, actor, n = self._replica.mint(HINT_ARC, clock, context, value)
+        new, gone = self._replica.settle(skey, clock, (), new)
+        for home in owners:
+            homes = _with(homes, home)
+        obj = dvv.encode(new)
+        self._write(skey, (homes, since, obj))
+        return new, obj, actor, n, gone
+
+    def peek(self, skey: bytes) -> bytes:
+        """The object of a hint held for this key, b"" for none."""
+        row = self._row(skey)
+        return row[2] if row is not None else b""
+
+    def _closed(self, home: str, skey: bytes, wall_ms: int) -> bool:
+        if skey in self._owed.get(home, ()):
+            return False  # merging into a kept row adds no row
+        if self._bytes.get(home, 0) >= self._config.hint_bytes_max:
+            return True
+        return wall_ms - self._oldest.get(home, wall_ms) > self._config.hint_window_ms
+
+    # --- rows ---------------------------------------------------------------------------------
+
+    def _row(self, skey: bytes) -> Row | None:
+        record = self._store.get(HINTS, skey)
+        return None if record is None else self._read(skey, record)
+
+    def _read(self, skey: bytes, record: bytes) -> Row | None:
+        if intact(skey, record):
+            return _decode(record[CHECK_BYTES:])
+        # One bad row must not stop the others (a corrupt hint file once killed a dispatcher).
+        self._store.put(QUARANTINE, skey, record)
+        self._store.delete(HINTS, skey)
+        self.stats["hints_corrupt"] += 1
+        self.needs_repair[int.from_bytes(skey[:2], "big")] = None
+        self.events.append(("hint corrupt", skey.hex()))
+        return None
+
+    def _write(self, skey: bytes, row: Row) -> None:
+        self._store.put(HINTS, skey, seal_record(skey, _encode(row)))
+        for home in row[0]:
+            self._index(home, skey, row)
+
+    def _index(self, home: str, skey: bytes, row: Row) -> None:
+        owed = self._owed.setdefault(home, {})
+        size = len(row[2]) + ROW_OVERHEAD_BYTES
+        if skey not in owed:
+            self.stats["hints_created"] += 1
+        self._bytes[home] = self._bytes.get(home, 0) + size - owed.get(skey, 0)
+        owed[skey] = size
+        self._oldest[home] = min(self._oldest.get(home, row[1]), row[1])
+
+    def _erase(self, home: str, skey: bytes, row: Row) -> None:
+        homes = [other for other in row[0] if other != home]
+        if homes:
+            self._store.put(HINTS, skey, seal_record(skey, _encode((homes, row[1], row[2]))))
+        else:
+            self._store.delete(HINTS, skey)
+        self._bytes[home] -= self._owed[home].pop(skey)
+        if not self._owed[home]:
+            del self._owed[home], self._bytes[home], self._oldest[home]
+        self.stats["hints_delivered"] += 1
+
+    # --- delivery -----------------------------------------------------------------------------
+
+    def run(self, now_ms: int) -> None:
+        """Send the next hints to every home that answers."""
+        if self._sent:
+            self._give_up_lost(now_ms)
+        for home, owed in self._owed.items():
+            if self._liveness.state(home) == "up":
+                self._send(home, owed, now_ms)
+
+    def _send(self, home: str, owed: dict[bytes, int], now_ms: int) -> None:
+        flying = {skey for to, skey, _, _ in self._sent.values() if to == home}
+        room = self._config.hint_batch - len(flying)
+        size = 0
+        for skey in list(islice(owed, self._config.hint_batch * 2)) if room > 0 else ():
+            if skey in flying:
+                continue
+            size += self._deliver(home, skey, now_ms)
+            room -= 1
+            if room <= 0 or size >= self._config.hint_batch_bytes:
+                return
+
+    def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
+        row = self._row(skey)
+        if row is None:  # found corrupt just now
+            self._bytes[home] -= self._owed[home].pop(skey, 0)
+            return 0
+        obj = row[2] or self._replica.obj(skey)
+        self._seq += 1
+        req = self._boot << 40 | 1 << 39 | self._seq
+        wait_ms = self._config.background_timeout_ms
+        register = self._table.registers[int.from_bytes(skey[:2], "big")]
+        self._sent[req] = (home, skey, obj, now_ms + wait_ms)
+        self._outbox.append(
+            (
+                home,
+                (REPLICATE, req, wait_ms, skey[4:], register.ver, register.phase, "", 0, 0, b"",
+                 [], obj),
+            )
+        )  # fmt: skip
+        return len(obj)
+
+    def _give_up_lost(self, now_ms: int) -> None:
+        # All waits are equal, so the oldest is first.
+        while self._sent:
+            req, (_, _, _, due_ms) = next(iter(self._sent.items()))
+            if due_ms > now_ms:
+                return
+            del self._sent[req]
+
+    def on_replicate_ok(self, sender: str, message: Message) -> bool:
+        """Handle an acknowledgement if it is of a hint; say whether it was."""
+        _, req, status, _, _ = message
+        sent = self._sent.pop(req, None)
+        if sent is None or sent[0] != sender:
+            return False
+        home, skey, obj, _ = sent
+        row = self._row(skey)
+        if status != STORED or row is None or home not in row[0]:
+            return True
+        if obj == (row[2] or self._replica.obj(skey)):  # H1
+            self._erase(home, skey, row)
+        return True
+
+    def drop_node(self, name: str) -> None:
+        """Forget what is on its way to a peer that was lost; it will be sent again."""
+        for req in [req for req, sent in self._sent.items() if sent[0] == name]:
+            del self._sent[req]
+
+    def next_due_ms(self) -> int | None:
+        """When a delivery counts as lost; None if nothing is on its way."""
+        return next((due for _, _, _, due in self._sent.values()), None)
+
+    def counts(self) -> dict[str, int]:
+        """Undelivered hints per home."""
+        return {home: len(owed) for home, owed in sorted(self._owed.items())}
+
+    def check(self) -> None:
+        """Assert that what is indexed is what is stored (H4). Reads every hint row."""
+        stored: dict[str, list[bytes]] = {}
+        for skey, record in self._store.scan(HINTS):
+            assert intact(skey, record), "hint record"
+            for home in _decode(record[CHECK_BYTES:])[0]:
+                stored.setdefault(home, []).append(skey)
+        indexed = {home: sorted(owed) for home, owed in self._owed.items() if owed}
+        assert indexed == {home: sorted(keys) for home, keys in stored.items()}, "H4"
+
+
+def _with(homes: list[str], home: str) -> list[str]:
+    return homes if home in homes else sorted([*homes, home])

@@ -1,0 +1,249 @@
+"""Message kinds, their field order, and the frame that carries them.
+
+    DO NOT RENUMBER, REORDER OR REUSE. Nodes and clients of different ages talk to each other;
+    a new field goes to the end of a kind and a new kind gets a new number.
+
+A message is a tuple whose first item is an int kind. `SHAPES` gives the exact type of every
+field; a message that is longer is cut to the fields this version knows, anything else malformed
+is refused before a handler sees it. Deadlines travel as remaining milliseconds, counted from the
+frame's `sent_ms`.
+
+One frame is one ZeroMQ message, a single part, holding all messages of one step for one receiver:
+
+    b"dy"  version u8  0 u8  crc32(body) u32 LE   body
+    body = msgpack [tag, sender, boot, sent_ms, [message, ...]]
+
+    tag       8 bytes that name the cluster and prove nothing (the keys of CURVE will); frames
+              of another cluster are dropped
+    sender    name of the node, or a client's own random id; never trusted for routing replies
+    boot      the sender's start counter: a lower one is a ghost of an earlier process
+    sent_ms   the sender's monotonic clock, from which a receiver learns how long the frame
+              was under way beyond the fastest one seen (see `Ages`)
+
+A *key* in a message is the full key: one byte length of the bucket, the bucket, the key.
+An *obj* is a DVV set in its canonical bytes (see `dvv`), b"" for absent.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+Message = tuple[Any, ...]
+
+VERSION = 1
+MAGIC = b"dy"
+
+# --- client -> node ----------------------------------------------------------------------------
+PUT = 1  # req timeout_ms key ver phase mode context put_id attempt w pw flags ttl_ms value
+GET = 2  # req timeout_ms key ver phase r pr flags
+RING = 3  # req timeout_ms known_version
+STATUS = 4  # req timeout_ms what: "status" | "roots" | "exchange"; answered by the node
+FAULTS = 5  # req timeout_ms blocked_peers; only where the configuration allows faults
+
+# --- node -> client ----------------------------------------------------------------------------
+PUT_OK = 16  # req context values acked_by stand_ins; values [] = the put is the only survivor
+GET_OK = 17  # req context values answered
+CONFLICT = 18  # req context values; an auto put met several values it has not seen
+FAILED = 19  # req code text required received acked silent maybe_applied retry_after_ms
+RING_IS = 20  # req cluster version n partitions r w members owners limits
+STATUS_IS = 21  # req json
+
+# --- peer -> peer ------------------------------------------------------------------------------
+REPLICATE = 32  # req timeout_ms key ver phase home needed durable actor dead obj
+REPLICATE_OK = 33  # req status seen obj
+FETCH = 34  # req timeout_ms key ver phase digest
+FETCHED = 35  # req status counts obj
+ASK_ID = 36  # req timeout_ms key ver phase put_id
+ID_IS = 37  # req known obj
+REFUSED = 38  # req arc ver phase tie cur next; the sender's register is older than this one
+FORWARD = 39  # req message
+FORWARDED = 40  # req message
+PING = 41  # seq
+PONG = 42  # seq
+ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]
+ROOTS_ARE = 44  # req differing: [arc, ...]
+KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
+KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
+
+B, N, S, L = bytes, int, str, list
+SHAPES: dict[int, tuple[type, ...]] = {
+    PUT: (N, N, N, B, N, N, N, B, B, N, N, N, N, N, B),
+    GET: (N, N, N, B, N, N, N, N, N),
+    RING: (N, N, N, N),
+    STATUS: (N, N, N, S),
+    FAULTS: (N, N, N, L),
+    PUT_OK: (N, N, B, L, L, L),
+    GET_OK: (N, N, B, L, L),
+    CONFLICT: (N, N, B, L),
+    FAILED: (N, N, N, S, N, N, L, L, N, N),
+    RING_IS: (N, N, S, N, N, N, N, N, L, B, L),
+    STATUS_IS: (N, N, B),
+    REPLICATE: (N, N, N, B, N, N, S, N, N, B, L, B),
+    REPLICATE_OK: (N, N, N, N, B),
+    FETCH: (N, N, N, B, N, N, B),
+    FETCHED: (N, N, N, N, B),
+    ASK_ID: (N, N, N, B, N, N, B),
+    ID_IS: (N, N, N, B),
+    REFUSED: (N, N, N, N, N, N, L, L),
+    FORWARD: (N, N, L),
+    FORWARDED: (N, N, L),
+    PING: (N, N),
+    PONG: (N, N),
+    ROOTS: (N, N, N, L),
+    ROOTS_ARE: (N, N, L),
+    KEYS: (N, N, N, N, B, B, L),
+    KEYS_ARE: (N, N, L, L, B),
+}
+NAMES = {
+    value: name
+    for name, value in list(globals().items())
+    if name.isupper() and isinstance(value, int) and value in SHAPES and name != "VERSION"
+}
+FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS))
+TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS))
+FROM_PEER = frozenset(range(REPLICATE, KEYS_ARE + 1))
+
+# PUT.mode
+CAUSAL = 0  # covers exactly `context`
+AUTO = 1  # the client has seen nothing: covers what the coordinator holds, if at most one value
+BLIND = 2  # covers nothing
+
+# PUT.flags, GET.flags
+SLOPPY = 1  # stand-ins may be used
+DURABLE = 2  # every counted acknowledgement is synced, whatever the node's durability
+DELETE = 4  # the value is a tombstone; `value` is empty
+REPAIR_FIRST = 8  # GET: repair stale owners before answering
+
+# PUT.w, PUT.pw, GET.r, GET.pr: a count, or one of these
+DEFAULT = 0  # the ring's own setting (for pw and pr: not asked for)
+QUORUM = -1
+ALL = -2
+
+# FAILED.code
+INVALID = 1  # the request can never work; text says why
+UNAVAILABLE = 2  # too few live nodes known; nothing was done
+TIMED_OUT = 3  # too few answers by the deadline
+OVERLOADED = 4  # shed at once; nothing was done
+TOO_LARGE = 5
+KEY_TOO_LONG = 6
+TOO_MANY_SIBLINGS = 7
+BAD_CONTEXT = 8
+DISK_FULL = 9
+NOT_READY = 10
+
+# REPLICATE_OK.status
+STORED = 0
+HINT_REFUSED = 1  # a hint the write did not need, past the window or the byte cap
+NO_SPACE = 2
+NOT_DURABLE = 3  # a synced write was asked of a store that keeps nothing
+
+# FETCHED.status
+OBJECT = 0  # obj is what is held, b"" for nothing
+SAME = 1  # what is held has the digest that was sent
+UNKNOWN = 2  # the record is corrupt: neither present nor absent
+
+
+class Malformed(Exception):
+    """Bytes from outside that are not what they must be: counted and dropped, never fatal."""
+
+
+def check(message: Any, allowed: Iterable[int] = SHAPES) -> Message:
+    """Return `message` as a tuple of exactly the known fields, or raise `Malformed`."""
+    if not message or type(message[0]) is not int or message[0] not in allowed:
+        raise Malformed(f"unexpected kind {message[0] if message else None!r}")
+    shape = SHAPES[message[0]]
+    if tuple(map(type, message)) == shape:
+        return message if type(message) is tuple else tuple(message)
+    known = tuple(message[: len(shape)])
+    if tuple(map(type, known)) != shape:
+        raise Malformed(f"{NAMES[message[0]]} has fields of the wrong type or number")
+    return known
+
+
+_HEAD = struct.Struct("<2sBBI")
+_encode = msgspec.msgpack.Encoder().encode
+_decode: Callable[[bytes], tuple[bytes, str, int, int, list[tuple[Any, ...]]]] = (
+    msgspec.msgpack.Decoder(tuple[bytes, str, int, int, list[tuple[Any, ...]]]).decode
+)
+
+Frame = tuple[str, int, int, list[Message]]  # sender, boot, sent_ms, messages
+
+
+def encode_frame(
+    tag: bytes, sender: str, boot: int, sent_ms: int, messages: list[Message]
+) -> bytes:
+    """Pack one batch for one receiver."""
+    body = _encode((tag, sender, boot, sent_ms, messages))
+    return _HEAD.pack(MAGIC, VERSION, 0, crc32(body)) + body
+
+
+def decode_frame(frame: bytes, tag: bytes, allowed: Iterable[int]) -> Frame:
+    """Unpack a batch; messages of a kind this version does not know are left out.
+
+    `tag` b"" accepts any cluster (a client that has not yet learnt its ring). Raises `Malformed`
+    for anything that is not a whole, intact frame of this cluster with known kinds in shape.
+    """
+    if len(frame) < _HEAD.size:
+        raise Malformed("shorter than a frame header")
+    magic, version, _, crc = _HEAD.unpack_from(frame)
+    if magic != MAGIC:
+        raise Malformed("not a dynamo frame")
+    if version != VERSION:
+        raise Malformed(f"protocol version {version}; this side speaks {VERSION}")
+    body = frame[_HEAD.size :]
+    if crc32(body) != crc:
+        raise Malformed("checksum mismatch")
+    try:
+        theirs, sender, boot, sent_ms, messages = _decode(body)
+    except (msgspec.DecodeError, RecursionError, MemoryError) as error:
+        raise Malformed(f"undecodable body: {error}") from None
+    if tag and theirs != tag:
+        raise Malformed("frame of another cluster")
+    return sender, boot, sent_ms, [check(m, allowed) for m in messages if _known(m)]
+
+
+def frame_tag(frame: bytes) -> bytes:
+    """The cluster tag of a frame that `decode_frame` has accepted."""
+    return _decode(frame[_HEAD.size :])[0]
+
+
+def _known(message: tuple[Any, ...]) -> bool:
+    # An int kind this version does not know comes from a newer sender and is passed over.
+    return not (message and type(message[0]) is int and message[0] not in SHAPES)
+
+
+class Ages:
+    """How old a frame is on arrival, from the two monotonic clocks and the fastest frame so far.
+
+    Why: a frame may wait in a kernel buffer while its receiver is stopped, or in ZeroMQ while its
+    sender is, and then arrive with its deadline untouched (measured: 7 of 22 frames more than 5 s
+    old after a SIGCONT). `arrival - sent_ms` differs per pair by a constant plus the time under
+    way; the least difference seen stands for the constant. It may rise by 1 ms in `CREEP_MS`, so
+    that clocks which drift apart (1 in 10,000 at the worst) do not age every frame for ever.
+    """
+
+    CREEP_MS = 10_000
+
+    __slots__ = ("_base", "_limit")
+
+    def __init__(self, limit: int = 10_000) -> None:
+        self._base: dict[tuple[str, int], tuple[int, int]] = {}  # -> least difference, when
+        self._limit = limit
+
+    def age_ms(self, sender: str, boot: int, sent_ms: int, now_ms: int) -> int:
+        key = (sender, boot)
+        diff = now_ms - sent_ms
+        known = self._base.get(key)
+        if known is not None:
+            base = known[0] + (now_ms - known[1]) // self.CREEP_MS
+            if diff > base:
+                return diff - base
+        elif len(self._base) >= self._limit:
+            del self._base[next(iter(self._base))]
+        self._base[key] = (diff, now_ms)
+        return 0

@@ -1,0 +1,329 @@
+"""A node: `step(now_ms, inbox) -> outbox` over a store.
+
+    inbox ──▶ Requests  admission, routing, deadlines        ┐
+              Writes    puts, and REPLICATE of others        │
+              Reads     gets, and FETCH of others            ├──▶ Replica, Handoff ──▶ store.commit
+              Handoff   hints for owners that are away       │     (the write door)         │
+              Exchange  owners compare arcs                  │                              ▼
+              Liveness  who answers                          ┘                            outbox
+
+The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
+
+  N1  Nothing leaves before everything it depends on is durable at the configured level.
+
+    A mints (a,7), sends it, dies before the commit, restarts at 6 and mints (a,7) for another
+    value. Replicas take the two for one event, and a merge drops a live value without a sibling.
+
+  N2  Same state, same inbox, same times: same outbox. No clock, no socket, no global randomness.
+
+A message that a peer or client should not have sent is counted and dropped; it must not be able
+to stop a node. A failed commit goes through to the caller, and the only right answer to it is to
+exit, because memory is now ahead of the disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from hashlib import blake2b
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dynamo.core.config import Config
+from dynamo.core.exchange import Exchange
+from dynamo.core.handoff import Handoff
+from dynamo.core.liveness import Liveness
+from dynamo.core.messages import (
+    ASK_ID,
+    FETCH,
+    FETCHED,
+    FORWARD,
+    FORWARDED,
+    GET,
+    ID_IS,
+    KEYS,
+    KEYS_ARE,
+    PING,
+    PONG,
+    PUT,
+    REFUSED,
+    REPLICATE,
+    REPLICATE_OK,
+    RING,
+    RING_IS,
+    ROOTS,
+    ROOTS_ARE,
+    STATUS,
+    STATUS_IS,
+    Malformed,
+    Message,
+)
+from dynamo.core.reads import Reads
+from dynamo.core.replica import Replica
+from dynamo.core.requests import Requests
+from dynamo.core.ring import Member, Table
+from dynamo.core.writes import Writes
+
+Handler = Callable[[Any, Message, int], None]
+EVENTS_MAX = 1_000
+
+# Kinds whose third field is the time they have left.
+_TIMED = frozenset((PUT, GET, RING, STATUS, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+
+
+class Cluster(NamedTuple):
+    """Which ring this is. The secret seals contexts; frames carry only `tag`."""
+
+    name: str
+    secret: bytes
+
+    @property
+    def tag(self) -> bytes:
+        """8 bytes that differ between clusters, and between secrets of one name."""
+        return blake2b(self.name.encode(), digest_size=8, key=self.secret).digest()
+
+    def __repr__(self) -> str:
+        return f"Cluster({self.name!r})"
+
+
+class Node:
+    """One member of the ring, driven by a server or by the simulator."""
+
+    def __init__(
+        self,
+        config: Config,
+        name: str,
+        members: list[Member],
+        cluster: Cluster,
+        store: Any,
+        rng: random.Random,
+        now_ms: int = 0,
+    ) -> None:
+        self.config = config
+        self.name = name
+        self.cluster = cluster
+        self.events: list[tuple[Any, ...]] = []
+        self.stats: Counter[str] = Counter()
+        self._store = store
+        self._outbox: list[tuple[Any, Message]] = []
+        self._now_ms = now_ms
+        outbox = self._outbox
+        self.table = Table(members, config.n, config.partitions)
+        self.replica = Replica(config, store, rng, self.events, self.stats)
+        self.replica.load_ids(now_ms)
+        self.boot = self.replica.boot
+        peers = [member for member in self.table.names if member != name]
+        self.liveness = Liveness(config, peers, outbox, self.events, now_ms)
+        self.handoff = Handoff(
+            config, self.table, store, self.replica, self.liveness, outbox, self.boot
+        )
+        self.requests = Requests(
+            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox
+        )
+        self.writes = Writes(self.requests, self.handoff, store)
+        self.reads = Reads(self.requests, self.handoff)
+        self.exchange = Exchange(
+            config, name, self.table, self.replica, self.liveness, outbox, self.boot
+        )
+        self._client_handlers: dict[int, Handler] = {
+            PUT: self.requests.on_request,
+            GET: self.requests.on_request,
+            RING: self._on_ring,
+            STATUS: self._on_status,
+        }
+        self._peer_handlers: dict[int, Handler] = {
+            REPLICATE: self.writes.on_replicate,
+            REPLICATE_OK: self._on_replicate_ok,
+            FETCH: self.reads.on_fetch,
+            FETCHED: self.reads.on_fetched,
+            ASK_ID: self.writes.on_ask_id,
+            ID_IS: self.writes.on_id_is,
+            REFUSED: self.requests.on_refused,
+            FORWARD: self.requests.on_forward,
+            FORWARDED: self.requests.on_forwarded,
+            PING: self.liveness.on_ping,
+            PONG: self.liveness.on_pong,
+            ROOTS: self.exchange.on_roots,
+            ROOTS_ARE: self.exchange.on_roots_are,
+            KEYS: self.exchange.on_keys,
+            KEYS_ARE: self.exchange.on_keys_are,
+        }
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    # --- the one step -------------------------------------------------------------------------
+
+    def step(
+        self, now_ms: int, inbox: list[tuple[Any, Message, int]], wall_ms: int = 0
+    ) -> list[tuple[Any, Message]]:
+        """Handle everything in `inbox`, do what is due at `now_ms`, and return what to send.
+
+        `inbox` holds (sender, message, born_ms): a peer's name or a client's token (bytes), a
+        message that passed `messages.check`, and `now_ms` less the time it was under way. The
+        result pairs receivers with messages in the same way. The caller sends it only after
+        this returns, and none of it if this raises.
+
+        `now_ms` is a monotonic count; going backwards is a caller's bug and asserts. `wall_ms`
+        is the wall clock, for stamps and expiry only; it may jump.
+        """
+        assert now_ms >= self._now_ms, "time goes forward"
+        self._now_ms = now_ms
+        self.requests.now_ms = now_ms
+        self.requests.wall_ms = wall_ms
+        self.replica.begin_step(now_ms)
+        for sender, message, born_ms in inbox:
+            self._handle(sender, message, born_ms, now_ms)
+        self._run_due(now_ms)
+        self._store.commit(sync=self.writes.durable_due)  # N1
+        self.writes.durable_due = False
+        outbox = self._outbox[:]
+        self._outbox.clear()
+        return outbox
+
+    def _handle(self, sender: Any, message: Message, born_ms: int, now_ms: int) -> None:
+        kind = message[0]
+        if type(sender) is bytes:
+            handler = self._client_handlers.get(kind)
+        else:
+            self.liveness.heard(sender, now_ms)
+            handler = self._peer_handlers.get(kind)
+        if handler is None:
+            self.stats["unexpected"] += 1
+        elif kind in _TIMED and born_ms + message[2] <= now_ms:
+            self.stats["expired"] += 1  # it was under way too long: nobody waits for it
+        else:
+            try:
+                handler(sender, message, born_ms)
+            except Malformed as error:
+                self.stats["malformed"] += 1
+                self._event("malformed", kind, str(error))
+
+    def _run_due(self, now_ms: int) -> None:
+        self.requests.run()
+        self.liveness.run(now_ms)
+        if self.liveness.came_up:
+            # Fallbacks deliver to, and replicas compare with, whoever is back.
+            for name in self.liveness.came_up:
+                self.handoff.drop_node(name)
+            self.exchange.hurry(self.liveness.came_up)
+            self.liveness.came_up.clear()
+        self.handoff.run(now_ms)
+        for arc in self.replica.take_doubted():
+            self.exchange.watch(arc)
+        if self.handoff.needs_repair:
+            self.handoff.needs_repair.clear()
+            self.exchange.hurry_all()
+        self.exchange.run(now_ms)
+        self.replica.forget_ids()
+        del self.events[:-EVENTS_MAX]
+
+    def next_due_ms(self) -> int:
+        """Until when there is nothing to do unless a message comes."""
+        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
+        for other in (
+            self.requests.next_due_ms(),
+            self.handoff.next_due_ms(),
+            self.replica.next_due_ms(),
+        ):
+            if other is not None:
+                due = min(due, other)
+        return due
+
+    def lost(self, peer: str) -> None:
+        """A frame to this peer could not be handed over: it counts as silence."""
+        self.liveness.lost(peer)
+        self.stats["frames_lost"] += 1
+
+    def close(self) -> None:
+        """Make everything durable before the store is closed."""
+        self._store.commit(sync=True)
+
+    # --- what others ask -------------------------------------------------------------------------
+
+    def _on_replicate_ok(self, sender: str, message: Message, born_ms: int) -> None:
+        if not self.handoff.on_replicate_ok(sender, message):
+            self.writes.on_replicate_ok(sender, message, born_ms)
+            self.reads.on_replicate_ok(sender, message, born_ms)
+
+    def _on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
+        config, table = self.config, self.table
+        members = [[m.name, m.host, m.client_port] for m in table.members.values()]
+        limits = [config.key_bytes_max, config.value_bytes_max, config.timeout_ms_max]
+        self._outbox.append(
+            (
+                client,
+                (RING_IS, message[1], self.cluster.name, table.version, table.n, table.partitions,
+                 config.r, config.w, members, table.packed_owners(), limits),
+            )
+        )  # fmt: skip
+
+    def _on_status(self, client: bytes, message: Message, born_ms: int) -> None:
+        what = message[3]
+        answer: dict[str, Any] = {}
+        if what == "status":
+            answer = self.status()
+        elif what == "roots":
+            answer = self.roots()
+        elif what == "exchange":
+            self.exchange.hurry_all()
+        self._outbox.append((client, (STATUS_IS, message[1], msgspec.json.encode(answer))))
+
+    @property
+    def ready(self) -> bool:
+        """Whether every arc owned here is synced, so that this node counts in every read."""
+        return self.exchange.ready
+
+    def status(self) -> dict[str, Any]:
+        """What an operator sees of this node, as plain JSON values."""
+        return {
+            "node": self.name,
+            "cluster": self.cluster.name,
+            "ready": self.ready,
+            "boot": self.boot,
+            "durability": self._store.durability,
+            "ring": {
+                "version": self.table.version,
+                "partitions": self.table.partitions,
+                "n": self.table.n,
+            },
+            "peers": self.liveness.states(),
+            "hints": self.handoff.counts(),
+            "keys": self.replica.keys,
+            "stats": dict(sorted(self.stats.items())),
+        }
+
+    def roots(self) -> dict[str, Any]:
+        """What `wait_converged` compares: hints left, and the root of each arc that has rows."""
+        return {
+            "node": self.name,
+            "ready": self.ready,
+            "hints": sum(self.handoff.counts().values()),
+            "owed": self.handoff.counts(),
+            "roots": {
+                str(arc): f"{root:016x}" for arc, root in sorted(self.replica.roots.items()) if root
+            },
+        }
+
+    def _event(self, *event: Any) -> None:
+        self.events.append(event)
+
+    def check(self) -> None:
+        """Assert what is cheap to assert; the simulator calls it after every step."""
+        self.table.check()
+        for req, op in self.requests.pending.items():
+            assert op.open, "C1: ended operations leave the table"
+            assert op.req == req, "C1"
+            assert len({*op.acked}) == len(op.acked), "C2: an acknowledgement per node"
+
+    def check_rows(self) -> None:
+        """Assert what needs every row: roots and the hint index."""
+        self.replica.check()
+        self.handoff.check()
+
+    def __repr__(self) -> str:
+        return (
+            f"<Node {self.name} boot={self.boot} keys={self.replica.keys} "
+            f"pending={len(self.requests.pending)} hints={self.handoff.counts()}>"
+        )

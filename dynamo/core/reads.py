@@ -1,0 +1,367 @@
+"""Gets: the local row, R-1 others asked with its check, merged, answered at R, repaired.
+
+    N=3 R=2, owners [a, b, c]:
+
+      client -> a  GET            a reads its row
+      a -> b       FETCH check    "is this what you hold?"
+      b -> a       FETCHED SAME, or its object
+      a -> client  GET_OK         merged, with the context of everything in it
+      a -> b       REPLICATE      if b was behind
+
+If b has not answered within min(p99, cap), c is asked as well (a hedge). Owners that turn out to
+be behind are repaired after the answer, or before it where the client asked for that.
+
+Who counts toward R: an owner that is synced (see `exchange`), with what it holds or with its
+absence; a stand-in only with an object, never with "nothing here" (R4). History: with one node
+down, the empty stand-in was the fastest to answer, and r=1 said "not found" of a key that two
+owners held (riak_cs#170).
+
+When the merge shows several values and the replicas differed, they are brought together before
+the answer, and what they return counts: another owner may remember that one of the values is a
+second dot of a superseded put (D5), which would be shown as a conflict that nobody made.
+
+Sources: Dynamo §4.5, §4.7 (read repair); CASSANDRA-14293 (hedge at min(p99, cap)); DESIGN §4.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo.core import dvv, ring
+from dynamo.core.config import quorum
+from dynamo.core.handoff import Handoff
+from dynamo.core.messages import (
+    FETCH,
+    FETCHED,
+    GET,
+    GET_OK,
+    OBJECT,
+    REPAIR_FIRST,
+    REPLICATE,
+    SAME,
+    SLOPPY,
+    TIMED_OUT,
+    UNKNOWN,
+    Message,
+)
+from dynamo.core.replica import CHECK_BYTES, seal_record
+from dynamo.core.requests import Client, Forward, Operation, Refused, Requests, unavailable
+
+P99_STEP_MS = 0.5
+
+
+class Get(Operation):
+    """A get under way. `answers` has what each node holds; `waiting` those asked and silent."""
+
+    __slots__ = (
+        "answers",
+        "check",
+        "hedged",
+        "left",
+        "local",
+        "owner",
+        "pr",
+        "r",
+        "reads",
+        "repairing",
+        "result",
+        "started_ms",
+    )
+
+    reads: Reads
+    r: int
+    pr: int
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.owner = True
+        self.local = b""  # the object here
+        self.check = b""  # its check, b"" for none
+        self.answers: dict[str, bytes] = {}
+        self.left: list[str] = []  # whom to ask next, best first
+        self.hedged = False
+        self.repairing = False  # repairs are awaited before the answer
+        self.result: dvv.Clock = []
+        self.started_ms = 0
+
+    def silent(self, now_ms: int) -> int:
+        """Ask one more; if repairs are awaited, wait no longer."""
+        return self.reads.hedge(self, now_ms)
+
+    def expired(self) -> None:
+        if self.repairing:
+            self.reads.answer(self)
+        elif not self.done:
+            self.done = True
+            requests = self.reads.requests
+            requests.fail(
+                self.client, self.creq, TIMED_OUT, "too few answers by the deadline",
+                self.r, len(self.acked), self.acked, list(self.waiting), False,
+            )  # fmt: skip
+
+    def again(self, peer: str) -> None:
+        self.reads.ask(self, peer)
+
+
+class Reads:
+    """Coordinates gets, and answers what other coordinators ask."""
+
+    __slots__ = ("_p99_ms", "handoff", "requests")
+
+    def __init__(self, requests: Requests, handoff: Handoff) -> None:
+        self.requests = requests
+        self.handoff = handoff
+        self._p99_ms = float(requests.config.hedge_ms_max)
+        requests.start[GET] = self.start
+
+    def start(self, client: Client, message: Message, deadline_ms: int, forwarded: bool) -> None:
+        """Take up a GET: hand it to an owner, or coordinate it here."""
+        _, creq, _, key, _, _, r, pr, flags = message
+        requests = self.requests
+        config = requests.config
+        skey = ring.storage_key(key, requests.table.partitions)
+        owners = requests.table.owners(skey[0] << 8 | skey[1])
+        op = Get(client, creq, key, skey, owners, deadline_ms, flags, 0)
+        op.reads = self
+        count = len(owners)
+        op.r = requests.level(r, config.r or quorum(count), count, "r")
+        op.pr = requests.level(pr, config.r, count, "pr") if pr else 0
+        if requests.me in owners:
+            self._coordinate(op)
+        elif forwarded:
+            raise unavailable("a forwarded get", 1, 0, list(owners))
+        else:
+            Forward(
+                requests, client, message, skey, deadline_ms, owners,
+                lambda again: self._stand_in(op),
+            ).silent(requests.now_ms)  # fmt: skip
+
+    def _coordinate(self, op: Get) -> None:
+        requests = self.requests
+        record = requests.replica.record(op.skey)
+        op.local, op.check = record[CHECK_BYTES:], record[:CHECK_BYTES]
+        op.answers[requests.me] = op.local
+        if requests.replica.synced(op.arc):
+            op.acked.append(requests.me)
+        others = [name for name in op.owners if name != requests.me]
+        op.left = requests.in_order(others)
+        self._reach(op, len(op.acked))
+
+    def _stand_in(self, op: Get) -> None:
+        """Answer for owners none of whom answered this node, from hints."""
+        requests = self.requests
+        op.owner = False
+        op.local = self.handoff.peek(op.skey)
+        op.check = seal_record(op.skey, op.local)[:CHECK_BYTES] if op.local else b""
+        if op.local:
+            op.answers[requests.me] = op.local
+            op.acked.append(requests.me)
+        try:
+            self._reach(op, len(op.acked))
+        except Refused as refusal:  # `start` has returned: nobody else answers for it
+            requests.fail(
+                op.client, op.creq, refusal.code, str(refusal), op.r, len(op.acked), op.acked
+            )
+
+    def _reach(self, op: Get, counted: int) -> None:
+        """Ask as many as R needs, stand-ins where owners are missing; refuse what cannot work."""
+        requests = self.requests
+        if op.flags & SLOPPY and counted + len(op.left) < op.r:
+            op.left += requests.stand_ins(op.arc)
+        if counted + len(op.left) < op.r:
+            raise unavailable(f"r={op.r}", op.r, counted + len(op.left), op.acked + op.left)
+        up = sum(name in op.owners for name in op.left) + (1 if op.owner else 0)
+        if up < op.pr:
+            raise unavailable(f"pr={op.pr}", op.pr, up, op.acked + op.left)
+        op.started_ms = requests.now_ms
+        if counted >= op.r and counted >= op.pr:
+            self._complete(op)
+            return
+        requests.enter(op, requests.now_ms + self._hedge_ms())
+        for _ in range(max(op.r, op.pr) - counted):
+            self.ask(op, op.left.pop(0))
+
+    def _hedge_ms(self) -> int:
+        return max(2, min(int(self._p99_ms), self.requests.config.hedge_ms_max))
+
+    def ask(self, op: Get, name: str) -> None:
+        """Ask one node for what it holds, unless it is what is held here."""
+        requests = self.requests
+        register = requests.table.registers[op.arc]
+        op.waiting[name] = ""
+        left_ms = requests.remaining_ms(op)
+        requests.outbox.append(
+            (name, (FETCH, op.req, left_ms, op.key, register.ver, register.phase, op.check))
+        )
+
+    def hedge(self, op: Get, now_ms: int) -> int:
+        """Somebody is slow: ask the next, or stop waiting for repairs."""
+        if op.repairing:
+            self.answer(op)
+            self.requests.close(op)
+        elif op.done:
+            self.requests.close(op)  # stragglers had their time; exchange will find them
+        elif op.left:
+            if not op.hedged:
+                op.hedged = True
+                self.requests.stats["hedged"] += 1
+            self._observe(now_ms - op.started_ms)
+            self.ask(op, op.left.pop(0))
+        elif op.flags & SLOPPY and all(name in op.owners for name in op.waiting):
+            op.left = [name for name in self.requests.stand_ins(op.arc) if name not in op.answers]
+            if op.left:
+                self.ask(op, op.left.pop(0))
+        return now_ms + (self._hedge_ms() if op.left else self.requests.config.replica_timeout_ms)
+
+    def _observe(self, took_ms: int) -> None:
+        # A running p99: up by 0.99 steps when exceeded, down by 0.01 when not.
+        if took_ms > self._p99_ms:
+            self._p99_ms += 0.99 * P99_STEP_MS
+        else:
+            self._p99_ms = max(2.0, self._p99_ms - 0.01 * P99_STEP_MS)
+
+    # --- the other side ---------------------------------------------------------------------------
+
+    def on_fetch(self, sender: str, message: Message, born_ms: int) -> None:
+        """Say what is held here, and whether it counts toward R."""
+        _, req, _, key, ver, phase, theirs = message
+        requests = self.requests
+        skey = ring.storage_key(key, requests.table.partitions)
+        arc = skey[0] << 8 | skey[1]
+        if requests.stale(sender, req, arc, ver, phase):
+            return
+        if requests.me in requests.table.owners(arc):
+            record = requests.replica.record(skey)
+            counts = requests.replica.synced(arc)
+        else:
+            obj = self.handoff.peek(skey)
+            record = seal_record(skey, obj) if obj else b""
+            counts = bool(obj)  # R4
+        if record[:CHECK_BYTES] == theirs:
+            answer = (FETCHED, req, SAME, int(counts), b"")
+        else:
+            answer = (FETCHED, req, OBJECT, int(counts), record[CHECK_BYTES:])
+        requests.outbox.append((sender, answer))
+
+    # --- answers ----------------------------------------------------------------------------------
+
+    def on_fetched(self, sender: str, message: Message, born_ms: int) -> None:
+        """Take one answer; at R the client gets its own."""
+        _, req, status, counts, obj = message
+        op = self.requests.pending.get(req)
+        if not isinstance(op, Get) or sender not in op.waiting or op.repairing:
+            return
+        del op.waiting[sender]
+        if status == UNKNOWN:
+            return
+        op.answers[sender] = op.local if status == SAME else obj
+        if op.done:
+            self._late(op, sender)
+            return
+        if counts:
+            op.acked.append(sender)
+        enough = len(op.acked) >= op.r and (
+            not op.pr or sum(name in op.owners for name in op.acked) >= op.pr
+        )
+        if enough:
+            self._observe(self.requests.now_ms - op.started_ms)
+            self._complete(op)
+        elif not op.waiting and op.left:
+            self.ask(op, op.left.pop(0))
+
+    def _late(self, op: Get, sender: str) -> None:
+        self._repair(op, [sender])
+        if not op.waiting:
+            self.requests.close(op)
+
+    def _complete(self, op: Get) -> None:
+        """Merge what was answered; answer now, or after replicas that differ were repaired."""
+        local = op.local
+        differing = [name for name, obj in op.answers.items() if obj != local]
+        if not differing:
+            op.result = dvv.decode(local)
+            self.answer(op)
+            self._leave(op)
+            return
+        self._merge(op, differing)
+        several = len(self.requests.shown(op.result)) > 1
+        if (several or op.flags & REPAIR_FIRST) and op.open:
+            stale = self._repair(op, list(op.answers))
+            if stale:
+                op.repairing = True
+                op.waiting = dict.fromkeys(stale, "")
+                self.requests.wake(
+                    op, self.requests.now_ms + self.requests.config.replica_timeout_ms
+                )
+                return
+            self.answer(op)
+        else:
+            self.answer(op)
+            self._repair(op, list(op.answers))
+        self._leave(op)
+
+    def _merge(self, op: Get, differing: list[str]) -> None:
+        requests = self.requests
+        clock = dvv.decode(op.local)
+        for name in differing:
+            clock = dvv.merge(clock, dvv.decode(op.answers[name]))
+        if op.owner:
+            op.local = requests.replica.merge(op.arc, op.skey, dvv.encode(clock))
+            op.answers[requests.me] = op.local
+            clock = dvv.decode(op.local)
+            requests.stats["read_repairs_own"] += 1
+        else:
+            op.local = dvv.encode(clock)
+        op.result = clock
+
+    def _leave(self, op: Get) -> None:
+        # Those who were asked and have not answered yet may still turn out to be behind.
+        if op.open and not op.waiting:
+            self.requests.close(op)
+
+    def _repair(self, op: Get, names: list[str]) -> list[str]:
+        """Send the merged object to owners that hold something else; say to whom."""
+        requests = self.requests
+        merged = op.local
+        register = requests.table.registers[op.arc]
+        sent = []
+        for name in names:
+            if name == requests.me or name not in op.owners or op.answers[name] == merged:
+                continue
+            sent.append(name)
+            wait_ms = min(requests.config.background_timeout_ms, requests.remaining_ms(op))
+            requests.outbox.append(
+                (
+                    name,
+                    (REPLICATE, op.req, wait_ms, op.key, register.ver, register.phase, "", 0, 0,
+                     b"", [], merged),
+                )
+            )  # fmt: skip
+            requests.stats["read_repairs"] += 1
+        return sent
+
+    def on_replicate_ok(self, sender: str, message: Message, born_ms: int) -> None:
+        """A repair was stored; its row comes back if it knows more than was sent."""
+        _, req, _, _, returned = message
+        op = self.requests.pending.get(req)
+        if not isinstance(op, Get) or not op.repairing or sender not in op.waiting:
+            return
+        del op.waiting[sender]
+        if returned:
+            op.answers[sender] = returned
+            self._merge(op, [sender])
+        if not op.waiting:
+            self.answer(op)
+            self.requests.close(op)
+
+    def answer(self, op: Get) -> None:
+        """Give the client what was merged."""
+        requests = self.requests
+        op.done = True
+        op.repairing = False
+        shown = requests.shown(op.result)
+        values = [[stamp_ms, payload] for _, _, stamp_ms, _, payload in shown]
+        requests.reply(
+            op.client,
+            (GET_OK, op.creq, requests.sealed(op.key, op.result), values, op.acked[:]),
+        )
