@@ -113,8 +113,9 @@ class Handoff:
             return False
         homes, since, held = self._row(skey) or ([], wall_ms, b"")
         mine, theirs = dvv.decode(held), dvv.decode(obj)
-        self._replica.notice_amnesia(HINT_ARC, mine, theirs)
-        merged, _ = self._replica.settle(skey, mine, theirs, dvv.merge(mine, theirs))
+        merged = dvv.merge(mine, theirs)
+        if not self._replica.notice_amnesia(HINT_ARC, mine, theirs):
+            merged, _ = self._replica.settle(skey, mine, merged)
         self._write(skey, (_with(homes, home), since, dvv.encode(merged)))
         return True
 
@@ -142,7 +143,7 @@ class Handoff:
         homes, since, held = self._row(skey) or ([], wall_ms, b"")
         clock = dvv.decode(held)
         new, actor, n = self._replica.mint(HINT_ARC, clock, context, value)
-        new, gone = self._replica.settle(skey, clock, (), new)
+        new, gone = self._replica.settle(skey, clock, new)
         for home in owners:
             homes = _with(homes, home)
         obj = dvv.encode(new)

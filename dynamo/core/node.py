@@ -1,8 +1,9 @@
 """A node: `step(now_ms, inbox) -> outbox` over a store.
 
     inbox ──▶ Requests  admission, routing, deadlines        ┐
-              Writes    puts, and REPLICATE of others        │
-              Reads     gets, and FETCH of others            ├──▶ Replica, Handoff ──▶ store.commit
+              Writes    puts                                 │
+              Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
+              Serving   what coordinators elsewhere ask      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          ┘                            outbox
@@ -64,6 +65,7 @@ from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.ring import Member, Table
+from dynamo.core.serving import Serving
 from dynamo.core.writes import Writes
 
 Handler = Callable[[Any, Message, int], None]
@@ -122,6 +124,7 @@ class Node:
         self.requests = Requests(
             config, name, cluster.secret, self.table, self.replica, self.liveness, outbox
         )
+        self.serving = Serving(self.requests, self.handoff, store)
         self.writes = Writes(self.requests, self.handoff, store)
         self.reads = Reads(self.requests, self.handoff)
         self.exchange = Exchange(
@@ -134,11 +137,11 @@ class Node:
             STATUS: self._on_status,
         }
         self._peer_handlers: dict[int, Handler] = {
-            REPLICATE: self.writes.on_replicate,
+            REPLICATE: self.serving.on_replicate,
             REPLICATE_OK: self._on_replicate_ok,
-            FETCH: self.reads.on_fetch,
+            FETCH: self.serving.on_fetch,
             FETCHED: self.reads.on_fetched,
-            ASK_ID: self.writes.on_ask_id,
+            ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
             REFUSED: self.requests.on_refused,
             FORWARD: self.requests.on_forward,
@@ -176,8 +179,9 @@ class Node:
         for sender, message, born_ms in inbox:
             self._handle(sender, message, born_ms, now_ms)
         self._run_due(now_ms)
-        self._store.commit(sync=self.writes.durable_due)  # N1
-        self.writes.durable_due = False
+        sync = self.writes.durable_due or self.serving.durable_due
+        self.writes.durable_due = self.serving.durable_due = False
+        self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
         return outbox

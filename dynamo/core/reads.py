@@ -11,10 +11,7 @@
 If b has not answered within min(p99, cap), c is asked as well (a hedge). Owners that turn out to
 be behind are repaired after the answer, or before it where the client asked for that.
 
-Who counts toward R: an owner that is synced (see `exchange`), with what it holds or with its
-absence; a stand-in only with an object, never with "nothing here" (R4). History: with one node
-down, the empty stand-in was the fastest to answer, and r=1 said "not found" of a key that two
-owners held (riak_cs#170).
+Who counts toward R is for the one who is asked to say (R4, see `serving`).
 
 When the merge shows several values and the replicas differed, they are brought together before
 the answer, and what they return counts: another owner may remember that one of the values is a
@@ -32,10 +29,8 @@ from dynamo.core.config import quorum
 from dynamo.core.handoff import Handoff
 from dynamo.core.messages import (
     FETCH,
-    FETCHED,
     GET,
     GET_OK,
-    OBJECT,
     REPAIR_FIRST,
     REPLICATE,
     SAME,
@@ -219,29 +214,6 @@ class Reads:
             self._p99_ms += 0.99 * P99_STEP_MS
         else:
             self._p99_ms = max(2.0, self._p99_ms - 0.01 * P99_STEP_MS)
-
-    # --- the other side ---------------------------------------------------------------------------
-
-    def on_fetch(self, sender: str, message: Message, born_ms: int) -> None:
-        """Say what is held here, and whether it counts toward R."""
-        _, req, _, key, ver, phase, theirs = message
-        requests = self.requests
-        skey = ring.storage_key(key, requests.table.partitions)
-        arc = skey[0] << 8 | skey[1]
-        if requests.stale(sender, req, arc, ver, phase):
-            return
-        if requests.me in requests.table.owners(arc):
-            record = requests.replica.record(skey)
-            counts = requests.replica.synced(arc)
-        else:
-            obj = self.handoff.peek(skey)
-            record = seal_record(skey, obj) if obj else b""
-            counts = bool(obj)  # R4
-        if record[:CHECK_BYTES] == theirs:
-            answer = (FETCHED, req, SAME, int(counts), b"")
-        else:
-            answer = (FETCHED, req, OBJECT, int(counts), record[CHECK_BYTES:])
-        requests.outbox.append((sender, answer))
 
     # --- answers ----------------------------------------------------------------------------------
 

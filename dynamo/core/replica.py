@@ -263,7 +263,7 @@ class Replica:
         `old` is that record and `clock` its clock.
         """
         new, actor, n = self.mint(arc, clock, context, value)
-        new, gone = self.settle(skey, clock, (), new)
+        new, gone = self.settle(skey, clock, new)
         return new, self._write(skey, old, new), actor, n, gone
 
     def merge(self, arc: int, skey: bytes, obj: bytes, dead: Iterable[bytes] = ()) -> bytes:
@@ -279,30 +279,33 @@ class Replica:
             return obj
         theirs = dvv.decode(obj)
         mine = dvv.decode(old[CHECK_BYTES:])
-        self.notice_amnesia(arc, mine, theirs)
-        merged, _ = self.settle(skey, mine, theirs, dvv.merge(mine, theirs))
+        merged = dvv.merge(mine, theirs)
+        if not self.notice_amnesia(arc, mine, theirs):
+            merged, _ = self.settle(skey, mine, merged)
         if merged == mine:
             return old[CHECK_BYTES:]
         return self._write(skey, old, merged)
 
-    def notice_amnesia(self, arc: int, mine: dvv.Clock, theirs: dvv.Clock) -> None:
-        """Retire the arc's actors if `theirs` knows more of them than `mine` does."""
+    def notice_amnesia(self, arc: int, mine: dvv.Clock, theirs: dvv.Clock) -> bool:
+        """Retire the arc's actors if `theirs` knows more of them than `mine` does; say whether.
+
+        Then what `mine` loses by the merge may be a value under a dot that was used twice, and
+        must not be remembered as superseded: its put is going to be minted anew.
+        """
         prefix = self.prefix(arc)
         for actor, n, _ in theirs:
             if actor.startswith(prefix) and n > dvv.counter(mine, actor):
                 self.retire(arc, "amnesia")
                 self.stats["amnesia"] += 1
-                return
+                return True
+        return False
 
     def settle(
-        self, skey: bytes, mine: dvv.Clock, theirs: Iterable[Any], merged: dvv.Clock
+        self, skey: bytes, mine: dvv.Clock, merged: dvv.Clock
     ) -> tuple[dvv.Clock, list[bytes]]:
-        """Remember the put ids that `merged` leaves behind, and let their other dots go (D5)."""
+        """Remember the put ids that `mine` loses, and let their other dots go too (D5)."""
         kept = dvv.ids_of(merged)
-        before = dvv.ids_of(mine)
-        if theirs:
-            before += dvv.ids_of(list(theirs))
-        gone = [put_id for put_id in dict.fromkeys(before) if put_id not in kept]
+        gone = [put_id for put_id in dvv.ids_of(mine) if put_id not in kept]
         for put_id in gone:
             self.remember(put_id)
         if len(kept) > 1 and self.dead:
@@ -348,6 +351,11 @@ class Replica:
         if put_id not in self.dead:
             self.dead[put_id] = self._now + self._config.id_memory_ms
             self._store.put(IDS, put_id, b"")
+
+    def revive(self, put_id: bytes) -> None:
+        """Take back that a put was superseded: it was lost to a dot used twice."""
+        if self.dead.pop(put_id, None) is not None:
+            self._store.delete(IDS, put_id)
 
     def forget_ids(self) -> None:
         """Drop what has been remembered long enough, or beyond `ids_max`."""

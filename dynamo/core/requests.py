@@ -47,6 +47,7 @@ from dynamo.core.replica import Replica
 from dynamo.core.ring import Register, Table
 
 RETRY_AFTER_MS = 50
+PUT_ID_BYTES = 16
 
 Client = Any  # bytes: a client of this node; (peer, req): one of a node that forwarded
 

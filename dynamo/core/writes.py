@@ -49,14 +49,12 @@ from dynamo.core.messages import (
     DISK_FULL,
     DURABLE,
     HINT_REFUSED,
-    ID_IS,
     INVALID,
     NO_SPACE,
     NOT_DURABLE,
     PUT,
     PUT_OK,
     REPLICATE,
-    REPLICATE_OK,
     SLOPPY,
     STORED,
     TIMED_OUT,
@@ -67,9 +65,15 @@ from dynamo.core.messages import (
     Message,
 )
 from dynamo.core.replica import CHECK_BYTES
-from dynamo.core.requests import Client, Forward, Operation, Refused, Requests, unavailable
-
-PUT_ID_BYTES = 16
+from dynamo.core.requests import (
+    PUT_ID_BYTES,
+    Client,
+    Forward,
+    Operation,
+    Refused,
+    Requests,
+    unavailable,
+)
 
 
 class Put(Operation):
@@ -250,19 +254,6 @@ class Writes:
                 (name, (ASK_ID, op.req, left_ms, op.key, *register[:2], op.value[0]))
             )
         return True
-
-    def on_ask_id(self, sender: str, message: Message, born_ms: int) -> None:
-        """Say whether a put id was applied here, and hand over the row."""
-        _, req, _, key, ver, phase, put_id = message
-        requests = self.requests
-        skey = ring.storage_key(key, requests.table.partitions)
-        arc = skey[0] << 8 | skey[1]
-        if requests.stale(sender, req, arc, ver, phase):
-            return
-        owner = requests.me in requests.table.owners(arc)
-        obj = requests.replica.obj(skey) if owner else self.handoff.peek(skey)
-        known = put_id in requests.replica.dead or put_id in dvv.ids_of(dvv.decode(obj))
-        requests.outbox.append((sender, (ID_IS, req, int(known), obj)))
 
     def on_id_is(self, sender: str, message: Message, born_ms: int) -> None:
         _, req, known, obj = message
@@ -475,18 +466,20 @@ class Writes:
     def _forgot(self, op: Put, returned: bytes) -> bool:
         """Whether a counter above the own one proves amnesia; then mint anew (C1 still holds).
 
-        Not if the own row has let the value go: then later writes of this node have overtaken
-        the message, and the receiver saw them first.
+        Not if the own row has let the value go under an actor that is still good: then later
+        writes of this node have overtaken the message, and the receiver saw them first.
         """
         requests = self.requests
         replica = requests.replica
         if requests.me not in op.owners:
             return False
         record = replica.record(op.skey)
-        if op.value[0] not in dvv.ids_of(dvv.decode(record[CHECK_BYTES:])):
-            return False
-        replica.retire(op.arc, "a peer knows more of it")
-        requests.stats["amnesia"] += 1
+        if op.actor.startswith(replica.prefix(op.arc)):
+            if op.value[0] not in dvv.ids_of(dvv.decode(record[CHECK_BYTES:])):
+                return False
+            replica.retire(op.arc, "a peer knows more of it")
+            requests.stats["amnesia"] += 1
+        replica.revive(op.value[0])
         clock = dvv.merge(dvv.decode(returned), dvv.decode(record[CHECK_BYTES:]))
         op.clock, op.obj, op.actor, op.n, op.gone = replica.put(
             op.arc, op.skey, record, clock, op.context, op.value
@@ -533,39 +526,3 @@ class Writes:
             (PUT_OK, op.creq, requests.sealed(op.key, op.clock), values, op.acked[:],
              op.stand_ins[:]),
         )  # fmt: skip
-
-    # --- the other side ---------------------------------------------------------------------------
-
-    def on_replicate(self, sender: str, message: Message, born_ms: int) -> None:
-        """Store an object that somebody else minted: as an owner, or as a stand-in for `home`."""
-        _, req, _, key, ver, phase, home, needed, durable, actor, dead, obj = message
-        requests = self.requests
-        skey = ring.storage_key(key, requests.table.partitions)
-        arc = skey[0] << 8 | skey[1]
-        if requests.stale(sender, req, arc, ver, phase):
-            return
-        if not all(type(put_id) is bytes and len(put_id) == PUT_ID_BYTES for put_id in dead):
-            raise Malformed("put ids have 16 bytes")
-        status, seen, result = STORED, 0, obj
-        if durable and self.store.durability == "memory":
-            status = NOT_DURABLE
-        elif not self.store.free_ok() and len(obj) > 512:
-            status = NO_SPACE
-        elif home:
-            if not self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms):
-                status = HINT_REFUSED
-        elif requests.me not in requests.table.owners(arc):
-            requests.stats["not_an_owner"] += 1
-            return
-        else:
-            replica = requests.replica
-            if actor:
-                mine = dvv.decode(replica.obj(skey))
-                if mine:
-                    seen = replica.seen(mine, dvv.decode(obj), actor)
-            result = replica.merge(arc, skey, obj, dead)
-        if durable and status == STORED:
-            self.durable_due = True
-        if req:
-            returned = b"" if result == obj else result
-            requests.outbox.append((sender, (REPLICATE_OK, req, status, seen, returned)))

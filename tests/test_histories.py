@@ -1,0 +1,469 @@
+"""The histories that the design tells, each as a scenario, and each shown to fail without its rule.
+
+A history names the rule (an invariant id of the core) that makes it end well. The second half of
+each test breaks the rule in the real code and expects the loss that the rule prevents.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hand import Hand, value_id
+
+from dynamo.core import dvv
+from dynamo.core import messages as m
+from dynamo.core.replica import Replica
+from dynamo.core.requests import Requests
+from dynamo.core.serving import Serving
+from dynamo.core.writes import Writes
+
+
+def to(*names: str):
+    return lambda src, dst, message: dst in names
+
+
+def kinds(*wanted: int):
+    return lambda src, dst, message: message[0] in wanted
+
+
+# --- DESIGN §2: dots, actors, contexts ---------------------------------------------------------
+
+
+def stand_in_twice() -> Hand:
+    """S stands in, mints v1, delivers, erases; stands in again, holds nothing, mints v2."""
+    hand = Hand(nodes=4)
+    owners = hand.owners()
+    (spare,) = [name for name in hand.names if name not in owners]
+    hand.isolate(spare)
+    hand.run(500)
+    assert hand.put(spare, "v1", mode=m.BLIND, w=1)[0] == m.PUT_OK
+    hand.settle()
+    assert hand.hints(spare) == 0
+    hand.isolate(spare)
+    hand.run(500)
+    assert hand.put(spare, "v2", mode=m.BLIND, w=1)[0] == m.PUT_OK
+    hand.settle()
+    return hand
+
+
+def test_a_stand_in_that_erased_its_hint_mints_under_another_actor(monkeypatch):
+    """D3: v2 must not claim to have seen v1."""
+    hand = stand_in_twice()
+    assert hand.read(hand.owners()[0]) == ["v1", "v2"]
+
+    one_actor(monkeypatch)
+    hand = stand_in_twice()
+    assert len(hand.read(hand.owners()[0])) == 1, "one of two acknowledged writes is gone"
+
+
+def one_actor(monkeypatch) -> None:
+    """Break D3: one actor per arc for ever, whatever the store has forgotten."""
+
+    def mint(self, arc, clock, context, value):
+        actor = self.prefix(arc) + b"always"
+        clock, n = dvv.put(clock, context, actor, value)
+        return clock, actor, n
+
+    monkeypatch.setattr(Replica, "mint", mint)
+    monkeypatch.setattr(Replica, "notice_amnesia", lambda *args: None)
+    monkeypatch.setattr(Replica, "seen", lambda *args: 0)
+
+
+def forgotten_key() -> Hand:
+    """The coordinator's store loses one row silently; the next put must not look old."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    hand.put(a, "v2")
+    hand.forget_row(a)
+    hand.lose = to(c)  # c holds v2 and hears nothing of what follows
+    hand.put(a, "v3", mode=m.BLIND, w=1, ms=3)
+    hand.heal()
+    return hand
+
+
+def test_a_store_that_forgot_a_key_counts_anew(monkeypatch):
+    """D3: 1,876 of 4,000 histories lose an update when a forgotten counter is used again."""
+    hand = forgotten_key()
+    hand.settle()
+    assert [hand.values(n) for n in hand.owners()] == [["v2", "v3"]] * 3
+
+    one_actor(monkeypatch)
+    hand = forgotten_key()
+    hand.settle()
+    assert all("v3" not in hand.values(n) for n in hand.owners()), "v3 was acknowledged"
+
+
+def rolled_back() -> tuple[Hand, m.Message]:
+    """The coordinator's row goes back in time; it mints a dot that its peers know already."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1", mode=m.BLIND)
+    old = hand.record(a)
+    hand.put(a, "v2", mode=m.BLIND)
+    hand.put(a, "v3", mode=m.BLIND)
+    hand.forget_row(a, row=old)
+    answer = hand.put(a, "v4", mode=m.BLIND)
+    return hand, answer
+
+
+def test_an_acknowledgement_that_shows_amnesia_makes_the_value_minted_anew(monkeypatch):
+    """REPLICATE_OK carries the receiver's counter: that answer does not count toward W."""
+    hand, answer = rolled_back()
+    assert answer[0] == m.PUT_OK
+    assert hand.nodes[hand.owners()[0]].stats["amnesia"] == 1
+    hand.settle()
+    for name in hand.owners():
+        assert hand.values(name) == ["v1", "v2", "v3", "v4"]
+
+    monkeypatch.setattr(Replica, "seen", lambda *args: 0)
+    monkeypatch.setattr(Replica, "notice_amnesia", lambda *args: None)
+    hand, answer = rolled_back()
+    assert answer[0] == m.PUT_OK
+    hand.settle()
+    assert "v4" not in hand.read(hand.owners()[1]), "v4, acknowledged, is gone"
+
+
+def test_a_clock_that_shows_more_of_an_own_actor_retires_it():
+    """Amnesia seen on a path that is not a put: a repair arrives (riak_kv#1643)."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    old = hand.record(a)
+    hand.put(a, "v2")
+    before = hand.nodes[a].replica.prefix(hand.arc())
+    hand.forget_row(a, row=old)
+    assert hand.read(b, r=3) == ["v2"]
+    hand.run(20)
+    assert hand.nodes[a].replica.prefix(hand.arc()) != before
+    assert hand.values(a) == ["v2"]
+
+
+def test_an_unclean_start_without_synced_writes_retires_all_actors():
+    hand = Hand()
+    a = hand.owners()[0]
+    hand.put(a, "v1")
+    prefix = hand.nodes[a].replica.prefix(hand.arc())
+    hand.kill(a)
+    assert hand.start(a).replica.prefix(hand.arc()) == prefix, "synced: nothing was forgotten"
+    hand.kill(a)
+    hand.stores[a].unclean = True
+    assert hand.start(a).replica.prefix(hand.arc()) != prefix
+
+
+def sibling_beside_the_answer() -> Hand:
+    """A puts 1; B blind-puts 2; A puts 3 over what it saw, then 4 over the answer's context."""
+    hand = Hand()
+    a = hand.owners()[0]
+    seen = hand.put(a, "1")[2]
+    hand.put(a, "2", mode=m.BLIND)
+    answer = hand.put(a, "3", mode=m.CAUSAL, context=seen)
+    # A client that got no value beside the context has seen nothing of 2.
+    if not answer[3]:
+        hand.put(a, "4", mode=m.CAUSAL, context=answer[2])
+    return hand
+
+
+def test_an_answer_with_siblings_carries_them(monkeypatch):
+    """D4: 3,318 of 4,000 histories lose a value when the context comes without its siblings."""
+    hand = sibling_beside_the_answer()
+    assert [payload for _, payload in hand.replies[-1][3]] == [b"3", b"2"]
+    assert hand.read(hand.owners()[1]) == ["2", "3"]
+
+    monkeypatch.setattr(Requests, "shown", lambda self, clock: dvv.live(clock, 0)[:1])
+    monkeypatch.setattr(Writes, "_answer", answer_without_siblings)
+    hand = sibling_beside_the_answer()
+    monkeypatch.undo()
+    assert hand.read(hand.owners()[1]) == ["4"], "2, acknowledged and unread, is gone"
+
+
+def answer_without_siblings(self, op) -> None:
+    op.done = True
+    context = self.requests.sealed(op.key, op.clock)
+    self.requests.reply(op.client, (m.PUT_OK, op.creq, context, [], op.acked[:], []))
+
+
+def retried_put() -> Hand:
+    """a stores a put and dies before it tells anyone; the retry is minted at b, and superseded."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    first = hand.put(a, "old")
+    hand.lose = lambda src, dst, message: src == a
+    hand.put(a, "x", mode=m.CAUSAL, context=first[2], ms=3)
+    hand.kill(a)
+    hand.heal()
+    again = hand.put(b, "x", mode=m.CAUSAL, context=first[2], attempt=1, ms=400)
+    assert again[0] == m.PUT_OK
+    assert hand.put(b, "y", mode=m.CAUSAL, context=again[2], ms=400)[0] == m.PUT_OK
+    hand.start(a)
+    return hand
+
+
+@pytest.mark.parametrize("reader", [0, 1, 2])
+def test_the_second_dot_of_a_superseded_put_is_never_shown(reader, monkeypatch):
+    """D5: a lone read-modify-write client never sees a sibling, whoever answers it."""
+    hand = retried_put()
+    hand.run(60)
+    assert hand.read(hand.owners()[reader], ms=60) == ["y"]
+    hand.settle()
+    assert [hand.values(name) for name in hand.owners()] == [["y"]] * 3
+
+    monkeypatch.setattr(Replica, "_shed", lambda self, skey, clock, ids: clock)
+    monkeypatch.setattr(Requests, "shown", lambda self, clock: dvv.live(clock, 0))
+    hand = retried_put()
+    hand.settle()
+    assert hand.read(hand.owners()[reader]) == ["x", "y"]
+
+
+def test_a_retry_finds_its_id_at_another_owner_and_is_not_minted_again():
+    """§2: a retry asks R owners for its id before minting."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.lose = kinds(m.REPLICATE_OK)
+    hand.put(a, "x", timeout_ms=5, ms=10)
+    hand.heal()
+    answer = hand.put(b, "x", attempt=1)
+    assert answer[0] == m.PUT_OK
+    assert len(hand.row(b)) == 1, "one dot"
+    assert hand.read(c) == ["x"]
+
+
+def test_a_retry_of_a_put_that_was_superseded_meanwhile_changes_nothing():
+    hand = Hand()
+    a, b, c = hand.owners()
+    seen = hand.put(a, "x")[2]
+    hand.put(a, "y", mode=m.CAUSAL, context=seen)
+    answer = hand.put(b, "x", attempt=1)
+    assert answer[0] == m.PUT_OK
+    assert [payload for _, payload in answer[3]] == [b"y"], "what became of it"
+    hand.settle()
+    assert hand.read(a) == ["y"]
+
+
+def test_ids_of_superseded_puts_survive_a_restart():
+    hand = Hand()
+    a, b, c = hand.owners()
+    seen = hand.put(a, "x")[2]
+    hand.put(a, "y", mode=m.CAUSAL, context=seen)
+    for name in (a, b, c):
+        hand.kill(name)
+        hand.start(name)
+    hand.run(60)
+    hand.put(b, "x", attempt=1)
+    hand.settle()
+    assert hand.read(a) == ["y"]
+
+
+def lone_value() -> Hand:
+    """Two blind values at a; c holds none of it and gets only the second message."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "1", mode=m.BLIND)
+    hand.lose = to(c)
+    hand.put(a, "2", mode=m.BLIND)
+    hand.heal()
+    hand.put(a, "3", mode=m.BLIND)
+    return hand
+
+
+def test_replicas_get_the_whole_object(monkeypatch):
+    """§2: 3,994 of 4,000 histories lose writes when only the new value is sent."""
+    hand = lone_value()
+    assert hand.values(hand.owners()[2]) == ["1", "2", "3"]
+
+    send = Writes.send
+
+    def send_value_only(self, op, name, home):
+        whole, op.obj = op.obj, dvv.encode([(op.actor, op.n, [op.value])])
+        send(self, op, name, home)
+        op.obj = whole
+
+    monkeypatch.setattr(Writes, "send", send_value_only)
+    hand = lone_value()
+    hand.settle()
+    assert hand.read(hand.owners()[0]) != ["1", "2", "3"]
+
+
+def test_a_forged_or_foreign_context_is_refused_and_covers_nothing():
+    hand = Hand()
+    a = hand.owners()[0]
+    context = hand.put(a, "v1")[2]
+    for bad in (context[:-1], context[:5] + b"\0" + context[6:], b"\x02" + context[1:], b"junk"):
+        answer = hand.put(a, "v2", mode=m.CAUSAL, context=bad)
+        assert (answer[0], answer[2]) == (m.FAILED, m.BAD_CONTEXT)
+    other = hand.put(hand.owners("other")[0], "w1", key="other")[2]
+    answer = hand.put(a, "v2", mode=m.CAUSAL, context=other)
+    assert (answer[0], answer[2], answer[8]) == (m.FAILED, m.BAD_CONTEXT, 0)
+    assert hand.read(a) == ["v1"]
+
+
+def test_an_auto_put_over_several_values_is_a_conflict_and_does_nothing():
+    hand = Hand()
+    a = hand.owners()[0]
+    hand.put(a, "1", mode=m.BLIND)
+    hand.put(a, "2", mode=m.BLIND)
+    answer = hand.put(a, "3")
+    assert answer[0] == m.CONFLICT
+    assert sorted(payload for _, payload in answer[3]) == [b"1", b"2"]
+    answer = hand.put(a, "4", mode=m.CAUSAL, context=answer[2])
+    assert answer[3] == []
+    assert hand.read(a) == ["4"]
+
+
+def test_blind_puts_are_refused_at_the_sibling_limit_and_nothing_is_dropped():
+    hand = Hand(siblings_max=3)
+    a = hand.owners()[0]
+    for i in range(3):
+        assert hand.put(a, str(i), mode=m.BLIND)[0] == m.PUT_OK
+    answer = hand.put(a, "3", mode=m.BLIND)
+    assert (answer[0], answer[2]) == (m.FAILED, m.TOO_MANY_SIBLINGS)
+    assert "context" in answer[3]
+    assert hand.read(a) == ["0", "1", "2"]
+
+
+# --- DESIGN §4: requests --------------------------------------------------------------------------
+
+
+def test_a_duplicated_acknowledgement_does_not_reach_w_alone(monkeypatch):
+    """C2: acknowledgements are counted per distinct node."""
+
+    def strict_put() -> tuple[Hand, m.Message | None]:
+        hand = Hand()
+        a, b, c = hand.owners()
+        hand.lose = to(c)
+        hand.hold = kinds(m.REPLICATE_OK)
+        hand.put(a, "x", w=3, flags=0, ms=5)
+        hand.held *= 3
+        hand.release()
+        hand.run(5)
+        return hand, hand.answer()
+
+    assert strict_put()[1] is None
+
+    plain = Writes.on_replicate_ok
+
+    def count_each(self, sender, message, born_ms):
+        op = self.requests.pending.get(message[1])
+        plain(self, sender, message, born_ms)
+        if op is not None and not op.done:
+            op.waiting[sender] = ""
+
+    monkeypatch.setattr(Writes, "on_replicate_ok", count_each)
+    with pytest.raises(AssertionError, match="C2"):
+        strict_put()
+
+
+def lonely_reader() -> m.Message | None:
+    """Two of three owners are cut off from the third; the stand-in holds nothing of the key."""
+    hand = Hand(nodes=4)
+    a, b, c = hand.owners()
+    (spare,) = [name for name in hand.names if name not in (a, b, c)]
+    hand.lose = to(a)
+    hand.run(500)
+    hand.put(b, "v1", flags=0)
+    hand.heal()
+    hand.lose = lambda src, dst, message: b in (src, dst) or c in (src, dst)
+    hand.run(500)
+    return hand.get(a, r=2, ms=30, timeout_ms=20)
+
+
+def test_the_absence_at_a_stand_in_never_satisfies_r(monkeypatch):
+    """R4: 'not found' by an empty fallback, of a key that owners hold (riak_cs#170)."""
+    answer = lonely_reader()
+    assert answer[0] == m.FAILED
+
+    plain = Serving.on_fetch
+
+    def all_count(self, sender, message, born_ms):
+        plain(self, sender, message, born_ms)
+        dest, (kind, req, status, _, obj) = self.requests.outbox.pop()
+        self.requests.outbox.append((dest, (kind, req, status, 1, obj)))
+
+    monkeypatch.setattr(Serving, "on_fetch", all_count)
+    answer = lonely_reader()
+    assert (answer[0], answer[3]) == (m.GET_OK, [])
+
+
+def wiped_reader() -> tuple[Hand, list[str]]:
+    """b loses its disk; with c cut off, a read at r=2 asks a wiped owner and a stale one."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    hand.lose = to(c)
+    hand.put(b, "v2", ms=6)  # at a and b
+    hand.kill(a)
+    hand.heal()
+    hand.kill(b)
+    hand.wipe(b)
+    hand.start(b)
+    hand.lose = lambda src, dst, message: message[0] in (m.ROOTS, m.KEYS)
+    hand.run(500)
+    answer = hand.get(c, r=2, ms=210, timeout_ms=200)
+    return hand, answer
+
+
+def test_a_wiped_owner_does_not_count_toward_r_until_it_has_synced(monkeypatch):
+    """X1: a and b held v2 (W=2); with a away and b wiped, nobody may answer 'v1' at R=2."""
+    hand, answer = wiped_reader()
+    assert answer[0] == m.FAILED
+    hand.start(hand.owners()[0])
+    hand.settle(1500)
+    assert all(node.ready for node in hand.nodes.values())
+    assert hand.read(hand.owners()[1]) == ["v2"]
+
+    monkeypatch.setattr(Replica, "synced", lambda self, arc: True)
+    _, answer = wiped_reader()
+    assert [payload for _, payload in answer[3]] == [b"v1"], "a stale read of an acknowledged write"
+
+
+def test_a_request_under_an_older_register_is_refused_with_the_newer_one():
+    hand = Hand()
+    a, b, c = hand.owners()
+    arc = hand.arc()
+    register = hand.nodes[a].table.registers[arc]
+    for name in (b, c):
+        hand.nodes[name].table.adopt(arc, register._replace(ver=2))
+    assert hand.nodes[a].table.registers[arc].ver == 1
+    answer = hand.put(a, "v1")
+    assert answer[0] == m.PUT_OK
+    assert hand.nodes[a].table.registers[arc].ver == 2, "taught on contact"
+    assert hand.read(b) == ["v1"]
+    assert any(message[0] == m.REFUSED for _, _, message in hand.sent)
+
+
+def test_a_message_that_was_under_way_too_long_is_not_executed():
+    """A node that was paused must not act on the past, nor spread it."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    node = hand.nodes[b]
+    before = len(hand.sent)
+    late = (m.REPLICATE, 7, 500, hand.full(), 1, 0, "", 0, 0, b"", [], b"")
+    assert node.step(hand.now + 1, [(a, late, hand.now - 600)]) == []
+    put = (m.PUT, 1, 500, hand.full(), 1, 0, m.AUTO, b"", value_id("x"), 0, 0, 0, 1, 0, b"x")
+    assert node.step(hand.now + 2, [(b"c", put, hand.now - 600)]) == []
+    assert node.stats["expired"] == 2
+    assert len(hand.sent) == before
+
+
+def test_every_operation_ends_by_its_deadline_with_what_is_known():
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.lose = lambda src, dst, message: dst in (b, c)
+    hand.put(a, "x", timeout_ms=100, flags=0, ms=98)
+    assert hand.answer() is None
+    hand.run(4)
+    kind, _, code, _, required, received, acked, silent, maybe, _ = hand.answer()
+    assert (kind, code, required, received, maybe) == (m.FAILED, m.TIMED_OUT, 2, 1, 1)
+    assert (acked, sorted(silent)) == ([a], sorted([b, c]))
+    assert not hand.nodes[a].requests.pending
+
+
+def test_past_the_bound_the_answer_is_overloaded_at_once():
+    hand = Hand(pending_ops_max=2)
+    a, b, c = hand.owners()
+    hand.lose = lambda src, dst, message: dst in (b, c)
+    for value in ("1", "2"):
+        hand.put(a, value, flags=0, ms=1)
+    answer = hand.put(a, "3", ms=1)
+    assert (answer[0], answer[2], answer[8]) == (m.FAILED, m.OVERLOADED, 0)
+    assert answer[9] > 0, "when to come back"
+    assert hand.values(a) == ["2"], "nothing was done"
