@@ -210,7 +210,7 @@ class Handoff:
         """Send the next hints to every home that answers."""
         if self._sent:
             self._give_up_lost(now_ms)
-        for home, owed in self._owed.items():
+        for home, owed in list(self._owed.items()):
             if self._liveness.state(home) == "up":
                 self._send(home, owed, now_ms)
 
