@@ -65,7 +65,10 @@ class Serving:
         elif not self.store.free_ok() and len(obj) > SMALL_BYTES:
             status = NO_SPACE
         elif home:
-            if not self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms):
+            if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms):
+                for put_id in dead:
+                    requests.replica.remember(put_id)
+            else:
                 status = HINT_REFUSED
         elif requests.me not in requests.table.owners(arc):
             requests.stats["not_an_owner"] += 1
