@@ -467,3 +467,34 @@ def test_past_the_bound_the_answer_is_overloaded_at_once():
     assert (answer[0], answer[2], answer[8]) == (m.FAILED, m.OVERLOADED, 0)
     assert answer[9] > 0, "when to come back"
     assert hand.values(a) == ["2"], "nothing was done"
+
+
+def overtaken_get() -> Hand:
+    """A get has read its row and waits for an answer, while a put supersedes all of it."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "1", mode=m.BLIND)
+    hand.put(a, "2", mode=m.BLIND)
+    context = hand.context(a)
+    hand.hold = kinds(m.FETCHED)
+    hand.get(a, ms=2)
+    get = hand._req
+    hand.put(a, "3", mode=m.CAUSAL, context=context, ms=2)
+    hand.release()
+    hand.run(4)
+    hand._req = get
+    return hand
+
+
+def test_a_get_that_a_put_overtakes_shows_the_new_value_and_never_nothing(monkeypatch):
+    """D5: hiding what was superseded is right only beside what superseded it (simulator, seed 11)."""
+    hand = overtaken_get()
+    assert [payload for _, payload in hand.answer()[3]] == [b"3"]
+
+    def live(clock, wall_ms, dead=()):
+        return [v for v in dvv.values_of(clock) if v[0] not in dead]
+
+    monkeypatch.setattr(dvv, "live", live)
+    monkeypatch.setattr(dvv, "merge", lambda mine, theirs: mine)
+    hand = overtaken_get()
+    assert hand.answer()[3] == []

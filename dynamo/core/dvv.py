@@ -179,11 +179,15 @@ def ids_of(clock: Clock) -> list[bytes]:
 def live(clock: Clock, wall_ms: int, dead: Iterable[bytes] = ()) -> list[Value]:
     """What a reader may see: no tombstone, nothing expired, no put twice; newest stamp first.
 
-    `dead` are put ids known as superseded (D5), hidden even where they cannot be shed.
+    `dead` are put ids known as superseded (D5), hidden even where they cannot be shed, but only
+    beside a value that is not: whatever superseded them must be here to take their place.
     """
+    values = values_of(clock)
+    if dead and len(values) > 1:
+        values = [value for value in values if value[0] not in dead] or values
     shown: dict[bytes, Value] = {}
-    for value in values_of(clock):
-        if value[1] & TOMBSTONE or (value[3] and value[3] <= wall_ms) or value[0] in dead:
+    for value in values:
+        if value[1] & TOMBSTONE or (value[3] and value[3] <= wall_ms):
             continue
         shown.setdefault(value[0], value)
     found = list(shown.values())

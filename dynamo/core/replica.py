@@ -314,8 +314,10 @@ class Replica:
 
     def _shed(self, skey: bytes, clock: dvv.Clock, ids: list[bytes]) -> dvv.Clock:
         # A second dot of a superseded put: shed it where the form allows, else hide it from
-        # readers (`live`) and keep its id for as long as the row holds it.
-        if any(put_id in self.dead for put_id in ids):
+        # readers (`live`) and keep its id for as long as the row holds it. Not if nothing else is
+        # left: where the row that superseded it was lost here, it may be the last copy there is.
+        dead = [put_id for put_id in ids if put_id in self.dead]
+        if dead and len(dead) < len(ids):
             clock = dvv.shed(clock, self.dead)
             for put_id in dvv.ids_of(clock):
                 if put_id in self.dead:
