@@ -11,6 +11,7 @@ from hand import Hand, value_id
 
 from dynamo.core import dvv
 from dynamo.core import messages as m
+from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.serving import Serving
@@ -487,14 +488,54 @@ def overtaken_get() -> Hand:
 
 
 def test_a_get_that_a_put_overtakes_shows_the_new_value_and_never_nothing(monkeypatch):
-    """D5: hiding what was superseded is right only beside what superseded it (simulator, seed 11)."""
+    """D5: hide what was superseded only beside what superseded it (found by the simulator)."""
     hand = overtaken_get()
     assert [payload for _, payload in hand.answer()[3]] == [b"3"]
 
-    def live(clock, wall_ms, dead=()):
+    def hide_all(clock, wall_ms, dead=()):
         return [v for v in dvv.values_of(clock) if v[0] not in dead]
 
-    monkeypatch.setattr(dvv, "live", live)
-    monkeypatch.setattr(dvv, "merge", lambda mine, theirs: mine)
+    answer = Reads.answer
+
+    def answer_from_what_was_read(self, op):
+        op.owner = False
+        answer(self, op)
+
+    monkeypatch.setattr(dvv, "live", hide_all)
+    monkeypatch.setattr(Reads, "answer", answer_from_what_was_read)
     hand = overtaken_get()
     assert hand.answer()[3] == []
+
+
+def superseded_under_one_dot() -> Hand:
+    """A retry's dot at b is read and superseded there, while the first dot is still arriving."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.lose = lambda src, dst, message: (src, dst) == (a, c) or dst == a
+    hand.hold = lambda src, dst, message: (src, dst) == (a, b)
+    hand.flying = []
+    hand.put(a, "x", ms=3, timeout_ms=2)  # at a; its copy for b is under way
+    answer = hand.put(b, "x", attempt=1, ms=200)
+    held, hand.held = hand.held, []
+    assert len(hand.row(b)) == 1
+    context = answer[2]
+    hand.flying += [entry for entry in held if entry[2][0] == m.REPLICATE]
+    hand.run(1)
+    hand.run(1)
+    assert len(dvv.values_of(hand.row(b))) == 2, "both dots of x"
+    hand.put(b, "y", mode=m.CAUSAL, context=context, ms=3)
+    return hand
+
+
+def test_superseding_one_dot_of_a_put_supersedes_the_other_in_the_same_row(monkeypatch):
+    """D5, inside one row (found by the simulator)."""
+    hand = superseded_under_one_dot()
+    assert hand.values(hand.owners()[1]) == ["y"]
+
+    def ids_that_left(before, after):
+        kept = dvv.ids_of(after)
+        return [put_id for put_id in dvv.ids_of(before) if put_id not in kept]
+
+    monkeypatch.setattr(dvv, "lost_ids", ids_that_left)
+    hand = superseded_under_one_dot()
+    assert hand.values(hand.owners()[1]) == ["x", "y"]

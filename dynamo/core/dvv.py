@@ -176,6 +176,17 @@ def ids_of(clock: Clock) -> list[bytes]:
     return [value[0] for _, _, values in clock for value in values]
 
 
+def lost_ids(before: Clock, after: Clock) -> list[bytes]:
+    """The put ids of dots whose values are in `before` and superseded in `after`."""
+    low = {actor: n - len(values) for actor, n, values in after}
+    return [
+        value[0]
+        for actor, n, values in before
+        for i, value in enumerate(values)
+        if n - i <= low.get(actor, 0)
+    ]
+
+
 def live(clock: Clock, wall_ms: int, dead: Iterable[bytes] = ()) -> list[Value]:
     """What a reader may see: no tombstone, nothing expired, no put twice; newest stamp first.
 

@@ -303,9 +303,13 @@ class Replica:
     def settle(
         self, skey: bytes, mine: dvv.Clock, merged: dvv.Clock
     ) -> tuple[dvv.Clock, list[bytes]]:
-        """Remember the put ids that `mine` loses, and let their other dots go too (D5)."""
+        """Remember the put ids of dots that `mine` loses, and let their other dots go too (D5).
+
+        History: a retry's dot was superseded while the first attempt's dot was still arriving;
+        ids were compared and not dots, the id was still there, and so the value stayed.
+        """
+        gone = dvv.lost_ids(mine, merged)
         kept = dvv.ids_of(merged)
-        gone = [put_id for put_id in dvv.ids_of(mine) if put_id not in kept]
         for put_id in gone:
             self.remember(put_id)
         if len(kept) > 1 and self.dead:
