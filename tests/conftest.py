@@ -1,0 +1,24 @@
+"""The tests run against this checkout, in this process and in every process they start.
+
+README installs the package before it runs the tests, and an installed copy goes stale with the
+next edit. (History: a fix passed its unit test and failed its scenario, because the node processes
+imported the copy.) So the checkout comes first on the path here and, by PYTHONPATH, in children.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+ROOT = str(Path(__file__).resolve().parent.parent)
+
+if sys.path[0] != ROOT:
+    sys.path.insert(0, ROOT)
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [ROOT, *(p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and p != ROOT)]
+)
+
+import dynamo  # noqa: E402
+
+assert Path(dynamo.__file__).resolve().is_relative_to(ROOT), f"not the checkout: {dynamo.__file__}"
