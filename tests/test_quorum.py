@@ -249,3 +249,22 @@ def test_a_malformed_object_from_a_peer_changes_nothing():
     hand.run(3)
     assert hand.nodes[a].stats["malformed"] == 7
     assert hand.read(a) == ["v1"]
+
+
+def test_an_acknowledgement_from_before_a_disk_was_lost_counts_nowhere():
+    """C1 (found by the simulator): start counters begin anew with the disk, numbers must not."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.hold = lambda src, dst, message: message[0] == m.REPLICATE_OK and dst == a
+    hand.put(a, "v1", ms=5)
+    hand.kill(a)
+    hand.wipe(a)
+    hand.start(a)
+    hand.run(200)
+    late = [entry for entry in hand.held if entry[1] == a]
+    hand.held = []
+    hand.lose = lambda src, dst, message: message[0] == m.REPLICATE
+    hand.put(a, "v2", mode=m.BLIND, ms=3)
+    hand.flying += late
+    hand.run(3)
+    assert hand.answer() is None

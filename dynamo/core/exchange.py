@@ -61,7 +61,6 @@ class Exchange:
     """Schedules comparisons, walks what differs, and knows which arcs are synced with whom."""
 
     __slots__ = (
-        "_boot",
         "_config",
         "_differing",
         "_due_ms",
@@ -88,7 +87,7 @@ class Exchange:
         replica: Replica,
         liveness: Liveness,
         outbox: list[tuple[Any, Message]],
-        boot: int,
+        life: int,
     ) -> None:
         self._config = config
         self._me = me
@@ -96,8 +95,7 @@ class Exchange:
         self._replica = replica
         self._liveness = liveness
         self._outbox = outbox
-        self._boot = boot
-        self._seq = 0
+        self._seq = life
         self.stats = replica.stats
         own = table.arcs_of(me)
         self._shared = {
@@ -179,7 +177,7 @@ class Exchange:
         self._roots_due_ms[peer] = now_ms + min(wait_ms, self._config.exchange_ms)
         roots = self._replica.roots
         self._seq += 1
-        req = self._boot << 40 | self._seq
+        req = self._seq
         for old in [old for old, sent in self._roots_sent.items() if sent[0] == peer]:
             del self._roots_sent[old]
         self._roots_sent[req] = (peer, arcs)
@@ -207,7 +205,7 @@ class Exchange:
         end = rows[-1][0] + b"\0" if full else walk.end
         walk.due_ms = now_ms + WALK_TIMEOUT_MS
         self._seq += 1
-        req = self._boot << 40 | self._seq
+        req = self._seq
         self._walks[req] = walk
         page = [[skey, record[:CHECK_BYTES]] for skey, record in rows]
         wait_ms = self._config.background_timeout_ms

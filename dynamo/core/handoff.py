@@ -54,7 +54,6 @@ class Handoff:
     """The hint rows of one node, what is owed to whom, and what is on its way."""
 
     __slots__ = (
-        "_boot",
         "_bytes",
         "_config",
         "_liveness",
@@ -79,7 +78,7 @@ class Handoff:
         replica: Replica,
         liveness: Liveness,
         outbox: list[tuple[Any, Message]],
-        boot: int,
+        life: int,
     ) -> None:
         self._config = config
         self._table = table
@@ -87,8 +86,7 @@ class Handoff:
         self._replica = replica
         self._liveness = liveness
         self._outbox = outbox
-        self._boot = boot
-        self._seq = 0
+        self._seq = life | 1 << 39
         self.events = replica.events
         self.stats = replica.stats
         self.needs_repair: dict[int, None] = {}
@@ -233,7 +231,7 @@ class Handoff:
             return 0
         obj = row[2] or self._replica.obj(skey)
         self._seq += 1
-        req = self._boot << 40 | 1 << 39 | self._seq
+        req = self._seq
         wait_ms = self._config.background_timeout_ms
         register = self._table.registers[int.from_bytes(skey[:2], "big")]
         self._sent[req] = (home, skey, obj, now_ms + wait_ms)

@@ -116,19 +116,21 @@ class Node:
         self.replica = Replica(config, store, rng, self.events, self.stats)
         self.replica.load_ids(now_ms)
         self.boot = self.replica.boot
+        # Request numbers begin anew, at random, in every life. History: built from the start
+        # counter, they came back after a disk was wiped, and a slow acknowledgement of the life
+        # before counted for another put.
+        life = rng.getrandbits(22) << 40
         peers = [member for member in self.table.names if member != name]
         self.liveness = Liveness(config, peers, outbox, self.events, now_ms)
-        self.handoff = Handoff(
-            config, self.table, store, self.replica, self.liveness, outbox, self.boot
-        )
+        self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
         self.requests = Requests(
-            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox
+            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
         )
         self.serving = Serving(self.requests, self.handoff, store)
         self.writes = Writes(self.requests, self.handoff, store)
         self.reads = Reads(self.requests, self.handoff)
         self.exchange = Exchange(
-            config, name, self.table, self.replica, self.liveness, outbox, self.boot
+            config, name, self.table, self.replica, self.liveness, outbox, life
         )
         self._client_handlers: dict[int, Handler] = {
             PUT: self.requests.on_request,

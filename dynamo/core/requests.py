@@ -2,8 +2,8 @@
 
 A request becomes an *operation*, one slotted object in a bounded table, and ends exactly once
 (C1): answered, or refused having done nothing, or answered "unknown" at its deadline. The table
-is keyed by a request number that no earlier life of this node has used, so that a late
-acknowledgement of another life cannot count here.
+is keyed by request numbers that begin at random in each life of the node, so that a late
+acknowledgement of another life does not count here.
 
 A node that is no owner of the key hands the request to one (FORWARD, once: an owner never passes
 it on). What comes back is the finished answer, never a second request: a put forwarded twice and
@@ -145,6 +145,7 @@ class Requests:
         replica: Replica,
         liveness: Liveness,
         outbox: list[tuple[Any, Message]],
+        life: int,
     ) -> None:
         self.config = config
         self.me = me
@@ -159,7 +160,7 @@ class Requests:
         self.pending: dict[int, Operation] = {}
         self.start: dict[int, Callable[[Client, Message, int, bool], None]] = {}
         self._bytes = 0
-        self._seq = replica.boot << 40
+        self._seq = life
         self._ordinal = 0
         self._due: list[tuple[int, int, Operation]] = []
 
@@ -359,7 +360,11 @@ class Forward(Operation):
         )  # fmt: skip
         self._requests = requests
         self._message = message
-        self._left = requests.in_order(list(owners))
+        # Of the owners in doubt one is tried: all of them would use up the time that a stand-in
+        # needs, when a partition has just begun and nobody is DOWN yet.
+        ordered = requests.in_order(list(owners))
+        up = sum(requests.liveness.state(name) is UP for name in ordered)
+        self._left = ordered[: up + 1]
         self._stand_in = stand_in
 
     def silent(self, now_ms: int) -> int:
