@@ -51,22 +51,24 @@ def test_every_city_is_read_back_equal_though_two_nodes_were_killed():
 
 
 def test_both_sides_of_a_partition_write_and_every_owner_ends_with_both():
+    """New keys, and keys that both clients had read; owners on either side, or on one only."""
+    keys = [f"k{i}" for i in range(12)]
     with dynamo.local(nodes=5) as ring:
-        with ring.client() as kv:
-            kv.put("k", "before")
-        ring.partition({"n1", "n2"}, {"n3", "n4", "n5"})
         with ring.client(via="n1") as left, ring.client(via="n4") as right:
-            left.read("k")
-            right.read("k")
-            left.put("k", "left")
-            right.put("k", "right")
+            for key in keys[6:]:
+                left.put(key, "before")
+                assert right.get(key) == "before"
+            ring.partition({"n1", "n2"}, {"n3", "n4", "n5"})
+            for key in keys:
+                left.put(key, "left")
+                right.put(key, "right")
         ring.heal()
         ring.wait_converged(timeout=60)
         for name in ring.nodes:
             with ring.client(via=name) as kv:
-                entry = kv.read("k", r=1)
-                assert sorted(entry.siblings) == ["left", "right"], name
-                assert kv.read("k", r=3).conflict
+                for key in keys:
+                    assert sorted(kv.read(key, r=1).siblings) == ["left", "right"], (name, key)
+                    assert sorted(kv.read(key, r=3).siblings) == ["left", "right"], (name, key)
 
 
 def test_a_lone_read_modify_write_client_never_sees_a_sibling_through_kills_and_restarts():
