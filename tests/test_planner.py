@@ -146,6 +146,14 @@ def test_a_leave_moves_only_what_the_leaver_held(count: int) -> None:
         assert [n for n in new if n in old] == [n for n in old if n != "n2"]
 
 
+@pytest.mark.parametrize("count", [4, 6, 12])
+def test_two_that_join_at_once_never_take_two_replicas_of_one_arc(count: int) -> None:
+    """An arc that keeps two of three owners keeps its quorum whatever happens to the move."""
+    before = plan(empty(256), flat(count), 3)
+    after = plan(before, flat(count) | {"x": ("", 1), "y": ("", 1)}, 3)
+    assert max(moved([old], [new]) for old, new in zip(before, after, strict=True)) == 1
+
+
 def test_a_replacement_takes_exactly_the_seats_of_the_one_that_left() -> None:
     before = plan(empty(256), flat(9), 3)
     members = flat(9) | {"new": ("", 1)}

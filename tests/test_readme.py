@@ -1,0 +1,167 @@
+"""README is run, not trusted: its Python blocks in order, as one program in an empty directory.
+
+A block that cannot run here says why in a comment of its own, on the line before the fence:
+
+    <!-- not run: needs a ring on other machines -->
+
+and one that takes minutes is marked `<!-- slow -->`; it runs, after the blocks before it, with
+`-m slow`. The first two blocks of commands set the project up and run its tests; `.ci/run` takes
+the second one from README word for word.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FENCE = re.compile(r"```(\w*)$")
+MARK = re.compile(r"<!-- (slow|not run: \S.*) -->$")
+COMMANDS = ("sh", "bash", "shell", "console")
+
+
+class Block(NamedTuple):
+    language: str
+    line: int  # of the first line of text, counted from 1
+    text: str
+    mark: str  # "", "slow" or "not run: why"
+
+
+def blocks(markdown: str) -> list[Block]:
+    """All fenced blocks. A mark is the nearest line above the fence that is not empty."""
+    found: list[Block] = []
+    lines = markdown.splitlines()
+    at = 0
+    above = ""
+    while at < len(lines):
+        fence = FENCE.match(lines[at])
+        if not fence:
+            above = lines[at].strip() or above
+            at += 1
+            continue
+        end = next((i for i in range(at + 1, len(lines)) if lines[i] == "```"), None)
+        assert end is not None, f"README.md:{at + 1}: this block is never closed"
+        mark = MARK.match(above)
+        text = "\n".join(lines[at + 1 : end]) + "\n"
+        found.append(Block(fence[1], at + 2, text, mark[1] if mark else ""))
+        at, above = end + 1, ""
+    return found
+
+
+def programs(markdown: str, slow: bool) -> list[Block]:
+    return [
+        block
+        for block in blocks(markdown)
+        if block.language == "python"
+        and not block.mark.startswith("not run")
+        and (slow or block.mark != "slow")
+    ]
+
+
+def run(markdown: str, slow: bool) -> dict[str, object]:
+    """Run the blocks in one fresh namespace; a traceback names README.md and its true line."""
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in programs(markdown, slow):
+        code = compile("\n" * (block.line - 1) + block.text, "README.md", "exec")
+        exec(code, namespace)
+    return namespace
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.net
+def test_the_examples_run(readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert programs(readme, slow=False), "README has no example that runs"
+    run(readme, slow=False)
+
+
+@pytest.mark.net
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_large_examples_run(
+    readme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(readme, slow=True)
+
+
+def test_the_first_commands_set_up_and_the_second_ones_test(readme: str) -> None:
+    """Each works alone on a fresh machine, so each begins by making the environment."""
+    commands = [block.text for block in blocks(readme) if block.language in COMMANDS]
+    assert commands[0].startswith("python3 -m venv .venv &&")
+    assert "pip install ." in commands[0]
+    assert commands[0].endswith("-m dynamo\n")
+    assert commands[1].startswith("python3 -m venv .venv &&")
+    assert "pip install '.[test]'" in commands[1]
+    assert commands[1].endswith("-m pytest\n")
+
+
+def test_ci_takes_the_test_command_from_readme_and_has_none_of_its_own() -> None:
+    script = (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "pip install" not in script
+    assert f"^```({'|'.join(COMMANDS)})$" in script
+
+
+# --- The reader of README itself --------------------------------------------------------------
+
+SAMPLE = """\
+# Sample
+
+```sh
+ls
+```
+
+```python
+x = 1
+```
+
+<!-- not run: needs another machine -->
+
+```python
+x = missing
+```
+
+<!-- slow -->
+```python
+y = x + 1
+```
+
+A comment that is <!-- slow --> inside a sentence marks nothing.
+```python
+z = x
+```
+"""
+
+
+def test_blocks_are_found_with_their_lines_and_marks() -> None:
+    found = [(block.language, block.line, block.mark) for block in blocks(SAMPLE)]
+    assert found == [
+        ("sh", 4, ""),
+        ("python", 8, ""),
+        ("python", 14, "not run: needs another machine"),
+        ("python", 19, "slow"),
+        ("python", 24, ""),
+    ]
+
+
+def test_slow_blocks_run_only_when_asked_and_see_what_came_before() -> None:
+    assert "y" not in run(SAMPLE, slow=False)
+    assert run(SAMPLE, slow=True)["y"] == 2
+
+
+def test_a_failing_block_names_its_line_in_readme() -> None:
+    with pytest.raises(ZeroDivisionError) as failure:
+        run("text\n\n```python\nx = 1\nx / 0\n```\n", slow=False)
+    assert failure.traceback[-1].lineno + 1 == 5
+
+
+def test_a_block_that_is_never_closed_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"README.md:1"):
+        blocks("```python\nx = 1\n")
