@@ -11,11 +11,11 @@ from hand import Hand, value_id
 
 from dynamo.core import dvv
 from dynamo.core import messages as m
+from dynamo.core.fanout import Fanout
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.serving import Serving
-from dynamo.core.writes import Writes
 
 
 def to(*names: str):
@@ -171,7 +171,7 @@ def test_an_answer_with_siblings_carries_them(monkeypatch):
     assert hand.read(hand.owners()[1]) == ["2", "3"]
 
     monkeypatch.setattr(Requests, "shown", lambda self, clock: dvv.live(clock, 0)[:1])
-    monkeypatch.setattr(Writes, "_answer", answer_without_siblings)
+    monkeypatch.setattr(Fanout, "_answer", answer_without_siblings)
     hand = sibling_beside_the_answer()
     monkeypatch.undo()
     assert hand.read(hand.owners()[1]) == ["4"], "2, acknowledged and unread, is gone"
@@ -271,14 +271,14 @@ def test_replicas_get_the_whole_object(monkeypatch):
     hand = lone_value()
     assert hand.values(hand.owners()[2]) == ["1", "2", "3"]
 
-    send = Writes.send
+    send = Fanout.send
 
     def send_value_only(self, op, name, home):
         whole, op.obj = op.obj, dvv.encode([(op.actor, op.n, [op.value])])
         send(self, op, name, home)
         op.obj = whole
 
-    monkeypatch.setattr(Writes, "send", send_value_only)
+    monkeypatch.setattr(Fanout, "send", send_value_only)
     hand = lone_value()
     hand.settle()
     assert hand.read(hand.owners()[0]) != ["1", "2", "3"]
@@ -340,7 +340,7 @@ def test_a_duplicated_acknowledgement_does_not_reach_w_alone(monkeypatch):
 
     assert strict_put()[1] is None
 
-    plain = Writes.on_replicate_ok
+    plain = Fanout.on_replicate_ok
 
     def count_each(self, sender, message, born_ms):
         op = self.requests.pending.get(message[1])
@@ -348,7 +348,7 @@ def test_a_duplicated_acknowledgement_does_not_reach_w_alone(monkeypatch):
         if op is not None and not op.done:
             op.waiting[sender] = ""
 
-    monkeypatch.setattr(Writes, "on_replicate_ok", count_each)
+    monkeypatch.setattr(Fanout, "on_replicate_ok", count_each)
     with pytest.raises(AssertionError, match="C2"):
         strict_put()
 

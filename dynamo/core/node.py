@@ -1,7 +1,7 @@
 """A node: `step(now_ms, inbox) -> outbox` over a store.
 
     inbox ──▶ Requests  admission, routing, deadlines        ┐
-              Writes    puts                                 │
+              Writes, Fanout    puts                         │
               Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
               Serving   what coordinators elsewhere ask      │
               Handoff   hints for owners that are away       │     (the write door)         │
@@ -34,6 +34,7 @@ import msgspec
 
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
+from dynamo.core.fanout import Fanout
 from dynamo.core.handoff import Handoff
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
@@ -127,7 +128,8 @@ class Node:
             config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
         )
         self.serving = Serving(self.requests, self.handoff, store)
-        self.writes = Writes(self.requests, self.handoff, store)
+        self.fanout = Fanout(self.requests, self.handoff)
+        self.writes = Writes(self.requests, self.handoff, self.fanout, store)
         self.reads = Reads(self.requests, self.handoff)
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
@@ -181,8 +183,8 @@ class Node:
         for sender, message, born_ms in inbox:
             self._handle(sender, message, born_ms, now_ms)
         self._run_due(now_ms)
-        sync = self.writes.durable_due or self.serving.durable_due
-        self.writes.durable_due = self.serving.durable_due = False
+        sync = self.fanout.durable_due or self.serving.durable_due
+        self.fanout.durable_due = self.serving.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -250,7 +252,7 @@ class Node:
 
     def _on_replicate_ok(self, sender: str, message: Message, born_ms: int) -> None:
         if not self.handoff.on_replicate_ok(sender, message):
-            self.writes.on_replicate_ok(sender, message, born_ms)
+            self.fanout.on_replicate_ok(sender, message, born_ms)
             self.reads.on_replicate_ok(sender, message, born_ms)
 
     def _on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
