@@ -268,3 +268,20 @@ def test_an_acknowledgement_from_before_a_disk_was_lost_counts_nowhere():
     hand.flying += late
     hand.run(3)
     assert hand.answer() is None
+
+
+def test_a_refusal_of_the_second_owner_does_not_speak_for_the_silent_first():
+    """C1 (found by the simulator): "nothing was done" was passed on of a put that was applied."""
+    hand = Hand(nodes=5)
+    owners = hand.owners()
+    spare = next(name for name in hand.names if name not in owners)
+    hand.hold = lambda src, dst, message: src == owners[0] and message[0] == m.FORWARDED
+    hand.run(60)
+    hand.stores[owners[1]].disk_full = True
+    hand.put(spare, "v1", ms=200)
+    refusals = [msg for src, _, msg in hand.sent if msg[0] == m.FORWARDED and src == owners[1]]
+    assert refusals[0][2][0] == m.FAILED
+    assert hand.answer() is None
+    hand.release()
+    hand.run(3)
+    assert hand.answer()[0] == m.PUT_OK

@@ -25,6 +25,7 @@ from dynamo.core.context import seal
 from dynamo.core.liveness import UP, Liveness
 from dynamo.core.messages import (
     ALL,
+    CONFLICT,
     DEFAULT,
     FAILED,
     FORWARD,
@@ -340,6 +341,11 @@ class Requests:
         answer = check(tuple(message[2]), TO_CLIENT)
         if answer[1] != op.creq:
             raise Malformed("a forwarded answer to another request")
+        del op.waiting[sender]
+        if op.waiting and op.is_put and answer[0] in (FAILED, CONFLICT):
+            # "Nothing was done" is true of the owner that says so. An earlier one, which was
+            # silent, may have applied the put, and its answer is the one that counts.
+            return
         op.done = True
         self.reply(op.client, answer)
         self.close(op)
@@ -348,7 +354,7 @@ class Requests:
 class Forward(Operation):
     """A request that an owner is handling for this node."""
 
-    __slots__ = ("_left", "_message", "_requests", "_stand_in")
+    __slots__ = ("_left", "_message", "_requests", "_stand_in", "_tried", "is_put")
 
     def __init__(
         self, requests: Requests, client: Client, message: Message, skey: bytes,
@@ -360,6 +366,8 @@ class Forward(Operation):
         )  # fmt: skip
         self._requests = requests
         self._message = message
+        self._tried = 0
+        self.is_put = message[0] == PUT
         # Of the owners in doubt one is tried: all of them would use up the time that a stand-in
         # needs, when a partition has just begun and nobody is DOWN yet.
         ordered = requests.in_order(list(owners))
@@ -372,8 +380,9 @@ class Forward(Operation):
         requests = self._requests
         message = list(self._message)
         message[2] = requests.remaining_ms(self)
-        if message[0] == PUT:
-            message[9] += len(self.waiting)  # a further attempt asks for the id before minting
+        if self.is_put:
+            message[9] += self._tried  # a further attempt asks for the id before minting
+        self._tried += 1
         if self._left:
             owner = self._left.pop(0)
             self.waiting[owner] = ""
@@ -391,7 +400,7 @@ class Forward(Operation):
         if not self.done:
             self._requests.fail(
                 self.client, self.creq, TIMED_OUT, "no owner answered the node that forwarded",
-                1, 0, [], list(self.waiting), self._message[0] == PUT,
+                1, 0, [], list(self.waiting), self.is_put,
             )  # fmt: skip
 
 
