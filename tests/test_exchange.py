@@ -147,3 +147,19 @@ def test_equal_replicas_exchange_roots_and_nothing_else():
     hand.run(20)
     found = {msg[0] for _, _, msg in hand.sent} - {m.PING, m.PONG}
     assert found == {m.ROOTS, m.ROOTS_ARE}
+
+
+def test_a_difference_that_is_a_write_under_way_is_not_walked():
+    """DESIGN §6: confirmed before anything is compared key by key."""
+    hand = Hand(exchange_ms=100, replica_timeout_ms=10_000)
+    a, b, c = hand.owners()
+    hand.hold = lambda src, dst, message: dst == c and message[0] == m.REPLICATE
+    for i in range(10):
+        hand.put(a, f"v{i}", ms=35)
+        if i % 3 == 2:
+            hand.flying += hand.held
+            hand.held = []
+    assert not [msg for _, _, msg in hand.sent if msg[0] == m.KEYS and msg[6]]
+    hand.run(800)
+    assert [msg for _, _, msg in hand.sent if msg[0] == m.KEYS and msg[6]], "it stayed: walked"
+    assert roots_agree(hand)

@@ -178,9 +178,11 @@ class Session:
             op.open.remove(item)
             op.asked.remove(node)
             op.sent -= 1
+            if op.open:
+                continue  # another try of it is under way
             if first:
                 self._rest_at(now_ms, op, node)
-            elif not op.open:
+            else:
                 self._route(now_ms, op)
 
     # --- frames in ----------------------------------------------------------------------------
@@ -446,6 +448,9 @@ class Session:
         return ring.beyond(op.arc, op.asked)
 
     def _rest_at(self, now_ms: int, op: Op, node: Node) -> None:
+        # At one node only. History: an operation rested at two, ended at one, and the other,
+        # when it came back, sent another try of what was over.
+        self._rouse(op)
         op.resting_at = node
         node.resting[op] = None
         self._wheel.add(op, max(node.blocked_ms, now_ms + 1))

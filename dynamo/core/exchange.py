@@ -10,6 +10,11 @@ differ a walk over the arc's rows, page by page.
     a -> b  REPLICATE for each wanted key           the ordinary write door
     ...                                             until `upto` is the end of the arc
 
+A difference is confirmed first: most are writes on their way. An arc whose own root has not moved
+when it differs for the second time is walked; one that keeps moving is looked at again at the next
+round, and walked at the eighth. Nothing is confirmed that was asked for, by a peer that came back,
+an unsynced arc or `wait_converged`.
+
 Each side merges, so an empty or forgetful peer never wins. What a pulls comes inside the answer,
 so that when a walk ends, a holds everything that b held when its pages were compared.
 
@@ -42,6 +47,8 @@ from dynamo.core.ring import Table
 
 PAGE_BYTES = 1 << 20
 UNSYNCED_RETRY_MS = 500
+CONFIRM_MS = 200
+ROUNDS_MAX = 8
 WALK_TIMEOUT_MS = 2_000
 
 
@@ -62,7 +69,9 @@ class Exchange:
 
     __slots__ = (
         "_config",
+        "_confirm_due_ms",
         "_differing",
+        "_doubtful",
         "_due_ms",
         "_liveness",
         "_me",
@@ -104,7 +113,11 @@ class Exchange:
             if peer != me
         }
         self._roots_due_ms = dict.fromkeys(self._shared, 0)
-        self._roots_sent: dict[int, tuple[str, list[int]]] = {}
+        # request -> (peer, arcs, whether differences are walked at once)
+        self._roots_sent: dict[int, tuple[str, list[int], bool]] = {}
+        # peer -> arc -> (own root, rounds) when it differed last; and when to look again
+        self._doubtful: dict[str, dict[int, tuple[int, int]]] = {peer: {} for peer in self._shared}
+        self._confirm_due_ms: dict[str, int] = {}
         self._differing: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
         self._walks: dict[int, _Walk] = {}
         # Arc -> the other owners it was compared with since it was last doubted.
@@ -164,23 +177,34 @@ class Exchange:
             if self._liveness.state(peer) != "up":
                 continue
             if arcs and now_ms >= self._roots_due_ms[peer]:
-                self._send_roots(peer, arcs, now_ms)
+                self._round(peer, arcs, now_ms)
+            elif now_ms >= self._confirm_due_ms.get(peer, now_ms + 1):
+                del self._confirm_due_ms[peer]
+                self._send_roots(peer, list(self._doubtful[peer]), False)
             if self._differing[peer]:
                 self._start_walks(peer, now_ms)
         if not self.ready and not self._synced_with:
             self.ready = True
             self._replica.events.append(("ready",))
 
-    def _send_roots(self, peer: str, arcs: list[int], now_ms: int) -> None:
-        doubted = [arc for arc in arcs if peer not in self._synced_with.get(arc, (peer,))]
-        wait_ms = UNSYNCED_RETRY_MS if doubted else self._config.exchange_ms
-        self._roots_due_ms[peer] = now_ms + min(wait_ms, self._config.exchange_ms)
+    def _round(self, peer: str, arcs: list[int], now_ms: int) -> None:
+        hurried = self._roots_due_ms[peer] == 0
+        wait_ms = self._config.exchange_ms
+        if any(self._unsynced(arc, peer) for arc in self._synced_with):
+            wait_ms = min(wait_ms, UNSYNCED_RETRY_MS)
+        self._roots_due_ms[peer] = now_ms + wait_ms
+        self._send_roots(peer, arcs, hurried)
+
+    def _unsynced(self, arc: int, peer: str) -> bool:
+        return peer not in self._synced_with.get(arc, (peer,)) and peer in self._table.owners(arc)
+
+    def _send_roots(self, peer: str, arcs: list[int], at_once: bool) -> None:
         roots = self._replica.roots
         self._seq += 1
         req = self._seq
         for old in [old for old, sent in self._roots_sent.items() if sent[0] == peer]:
             del self._roots_sent[old]
-        self._roots_sent[req] = (peer, arcs)
+        self._roots_sent[req] = (peer, arcs, at_once)
         self._outbox.append(
             (
                 peer,
@@ -225,15 +249,29 @@ class Exchange:
 
     def on_roots_are(self, sender: str, message: Message, born_ms: int) -> None:
         _, req, differing = message
-        peer, arcs = self._roots_sent.pop(req, ("", []))
+        peer, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
         if peer != sender:
             return
         differ = {arc: None for arc in differing if isinstance(arc, int)}
+        doubtful = self._doubtful[peer]
+        fresh = False
         for arc in arcs:
-            if arc in differ:
+            if arc not in differ:
+                doubtful.pop(arc, None)
+                self._compared(arc, peer)
+            elif at_once or self._unsynced(arc, peer) or self._confirmed(doubtful, arc):
+                doubtful.pop(arc, None)
                 self._differing[peer][arc] = None
             else:
-                self._compared(arc, peer)
+                fresh = True
+        if fresh and len(arcs) == len(self._shared[peer]):
+            self._confirm_due_ms[peer] = born_ms + CONFIRM_MS
+
+    def _confirmed(self, doubtful: dict[int, tuple[int, int]], arc: int) -> bool:
+        root = self._replica.roots.get(arc, 0)
+        before, rounds = doubtful.get(arc, (None, 0))
+        doubtful[arc] = (root, rounds + 1)
+        return root == before or rounds + 1 >= ROUNDS_MAX
 
     def on_keys(self, sender: str, message: Message, born_ms: int) -> None:
         """Compare one page: say what is wanted, hand over what the sender lacks, and how far."""
@@ -309,7 +347,7 @@ class Exchange:
         due = min((walk.due_ms for walk in self._walks.values()), default=1 << 62)
         for peer, at in self._roots_due_ms.items():
             if self._shared[peer] and self._liveness.state(peer) == "up":
-                due = min(due, at)
+                due = min(due, at, self._confirm_due_ms.get(peer, at))
         return due
 
 
