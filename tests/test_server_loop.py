@@ -252,7 +252,8 @@ def test_a_frame_of_an_earlier_life_is_a_ghost_until_the_later_one_is_silent(
     monkeypatch.setattr(loop, "monotonic_ms", lambda: clock[0])
     push = rig.peer_out()
     for boot, seq in ((5, 1), (4, 2), (5, 3), (6, 4), (5, 5)):
-        push.send(m.encode_frame(rig.tag, "n2", boot, 0, [(m.PING, seq)]))
+        life = boot << m.LIFE_BITS | 77
+        push.send(m.encode_frame(rig.tag, "n2", life, 0, [(m.PING, seq)]))
     rig.turn_until(lambda: rig.node.stats["frames_of_ghosts"] == 2)
     assert [message[1] for _, message, _ in rig.node.seen] == [1, 3, 4]
     # n2 lost its disk and counts from 1 again: once life 6 is silent, life 1 is no ghost.

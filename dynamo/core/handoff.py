@@ -48,6 +48,9 @@ _decode = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
 
 Row = tuple[list[str], int, bytes]  # homes, since_wall_ms, obj
 ROW_OVERHEAD_BYTES = 64
+# A delivery not acknowledged by then is sent again: a cut shorter than a probe leaves no other
+# trace.
+RESEND_MS = 2_000
 
 
 class Handoff:
@@ -232,7 +235,7 @@ class Handoff:
         obj = row[2] or self._replica.obj(skey)
         self._seq += 1
         req = self._seq
-        wait_ms = self._config.background_timeout_ms
+        wait_ms = min(RESEND_MS, self._config.background_timeout_ms)
         register = self._table.registers[int.from_bytes(skey[:2], "big")]
         self._sent[req] = (home, skey, obj, now_ms + wait_ms)
         self._outbox.append(

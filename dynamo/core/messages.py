@@ -16,7 +16,9 @@ One frame is one ZeroMQ message, a single part, holding all messages of one step
     tag       8 bytes that name the cluster and prove nothing (the keys of CURVE will); frames
               of another cluster are dropped
     sender    name of the node, or a client's own random id; never trusted for routing replies
-    boot      the sender's start counter: a lower one is a ghost of an earlier process
+    boot      which life of the sender: its start counter above LIFE_BITS random ones. A lower
+              counter is a ghost of an earlier process; equal counters with other bits are
+              processes whose counter began anew, with their disk
     sent_ms   the sender's monotonic clock, from which a receiver learns how long the frame
               was under way beyond the fastest one seen (see `Ages`)
 
@@ -36,6 +38,7 @@ import msgspec
 Message = tuple[Any, ...]
 
 VERSION = 1
+LIFE_BITS = 22
 MAGIC = b"dy"
 
 # --- client -> node ----------------------------------------------------------------------------
@@ -102,7 +105,10 @@ SHAPES: dict[int, tuple[type, ...]] = {
 NAMES = {
     value: name
     for name, value in list(globals().items())
-    if name.isupper() and isinstance(value, int) and value in SHAPES and name != "VERSION"
+    if name.isupper()
+    and isinstance(value, int)
+    and value in SHAPES
+    and name not in ("VERSION", "LIFE_BITS")
 }
 FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS))
 TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS))

@@ -47,6 +47,7 @@ from dynamo.core.messages import (
     ID_IS,
     KEYS,
     KEYS_ARE,
+    LIFE_BITS,
     PING,
     PONG,
     PUT,
@@ -67,6 +68,7 @@ from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.ring import Member, Table
 from dynamo.core.serving import Serving
+from dynamo.core.spaces import META
 from dynamo.core.writes import Writes
 
 Handler = Callable[[Any, Message, int], None]
@@ -91,6 +93,26 @@ class Cluster(NamedTuple):
         return f"Cluster({self.name!r})"
 
 
+class OtherMembers(ValueError):
+    """The store was filled in a ring of other members, where its keys had other owners."""
+
+
+def _remember_members(store: Any, members: list[Member], n: int) -> None:
+    # Owners follow from these alone (R1). With a changed list the node would own arcs of which it
+    # holds nothing, and answer "not found" in good faith.
+    found = [[m.name, m.zone, m.weight] for m in sorted(members)]
+    ours = msgspec.json.encode([n, found])
+    theirs = store.get(META, b"members")
+    if theirs is None:
+        store.put(META, b"members", ours)
+    elif theirs != ours:
+        raise OtherMembers(
+            f"the store belongs to a ring of members [name, zone, weight] and n {theirs.decode()}, "
+            f"and the configuration says {ours.decode()}: put the list back as it was; changing "
+            "the members of a ring is not possible yet"
+        )
+
+
 class Node:
     """One member of the ring, driven by a server or by the simulator."""
 
@@ -113,14 +135,16 @@ class Node:
         self._outbox: list[tuple[Any, Message]] = []
         self._now_ms = now_ms
         outbox = self._outbox
+        _remember_members(store, members, config.n)
         self.table = Table(members, config.n, config.partitions)
         self.replica = Replica(config, store, rng, self.events, self.stats)
         self.replica.load_ids(now_ms)
-        self.boot = self.replica.boot
         # Request numbers begin anew, at random, in every life. History: built from the start
         # counter, they came back after a disk was wiped, and a slow acknowledgement of the life
         # before counted for another put.
-        life = rng.getrandbits(22) << 40
+        life = rng.getrandbits(LIFE_BITS)
+        self.boot = self.replica.boot << LIFE_BITS | life
+        life <<= 40
         peers = [member for member in self.table.names if member != name]
         self.liveness = Liveness(config, peers, outbox, self.events, now_ms)
         self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
@@ -289,7 +313,7 @@ class Node:
             "node": self.name,
             "cluster": self.cluster.name,
             "ready": self.ready,
-            "boot": self.boot,
+            "boot": self.replica.boot,
             "durability": self._store.durability,
             "ring": {
                 "version": self.table.version,
@@ -332,6 +356,6 @@ class Node:
 
     def __repr__(self) -> str:
         return (
-            f"<Node {self.name} boot={self.boot} keys={self.replica.keys} "
+            f"<Node {self.name} boot={self.replica.boot} keys={self.replica.keys} "
             f"pending={len(self.requests.pending)} hints={self.handoff.counts()}>"
         )

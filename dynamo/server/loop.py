@@ -33,6 +33,7 @@ from dynamo.core.messages import (
     FROM_CLIENT,
     FROM_PEER,
     INVALID,
+    LIFE_BITS,
     STATUS_IS,
     Ages,
     Malformed,
@@ -115,6 +116,14 @@ class _Seen:
     def __init__(self) -> None:
         self.boot = 0
         self.heard_ms = 0
+
+    def is_ghost(self, boot: int, now_ms: int, suspicion_ms: int) -> bool:
+        """Whether a frame comes from a process before the one heard last.
+
+        Only while that one is still heard: a node whose disk was lost counts from 1 again.
+        """
+        earlier = boot >> LIFE_BITS < self.boot >> LIFE_BITS
+        return earlier and now_ms - self.heard_ms < suspicion_ms
 
 
 def monotonic_ms() -> int:
@@ -337,7 +346,7 @@ class Server:
             self._stats["frames_blocked"] += 1
             return
         if boot != seen.boot:
-            if boot < seen.boot and now_ms - seen.heard_ms < self._settings.config.suspicion_ms:
+            if seen.is_ghost(boot, now_ms, self._settings.config.suspicion_ms):
                 self._stats["frames_of_ghosts"] += 1
                 return
             seen.boot = boot
