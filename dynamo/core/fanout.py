@@ -289,5 +289,5 @@ class Fanout:
         """Merge what another node knows of the key into what is held here."""
         if self.requests.me in op.owners:
             self.requests.replica.merge(op.arc, op.skey, obj)
-        elif self.handoff.peek(op.skey):
+        else:
             self.handoff.take(op.skey, op.owners[0], obj, True, self.requests.wall_ms)

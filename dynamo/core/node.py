@@ -204,8 +204,7 @@ class Node:
         self.requests.now_ms = now_ms
         self.requests.wall_ms = wall_ms
         self.replica.begin_step(now_ms)
-        for sender, message, born_ms in inbox:
-            self._handle(sender, message, born_ms, now_ms)
+        self._handle(inbox, now_ms)
         self._run_due(now_ms)
         sync = self.fanout.durable_due or self.serving.durable_due
         self.fanout.durable_due = self.serving.durable_due = False
@@ -214,23 +213,27 @@ class Node:
         self._outbox.clear()
         return outbox
 
-    def _handle(self, sender: Any, message: Message, born_ms: int, now_ms: int) -> None:
-        kind = message[0]
-        if type(sender) is bytes:
-            handler = self._client_handlers.get(kind)
-        else:
-            self.liveness.heard(sender, now_ms)
-            handler = self._peer_handlers.get(kind)
-        if handler is None:
-            self.stats["unexpected"] += 1
-        elif kind in _TIMED and born_ms + message[2] <= now_ms:
-            self.stats["expired"] += 1  # it was under way too long: nobody waits for it
-        else:
-            try:
-                handler(sender, message, born_ms)
-            except Malformed as error:
-                self.stats["malformed"] += 1
-                self._event("malformed", kind, str(error))
+    def _handle(self, inbox: list[tuple[Any, Message, int]], now_ms: int) -> None:
+        heard: Any = None
+        for sender, message, born_ms in inbox:
+            kind = message[0]
+            if type(sender) is bytes:
+                handler = self._client_handlers.get(kind)
+            else:
+                if sender is not heard:
+                    heard = sender
+                    self.liveness.heard(sender, now_ms)
+                handler = self._peer_handlers.get(kind)
+            if handler is None:
+                self.stats["unexpected"] += 1
+            elif kind in _TIMED and born_ms + message[2] <= now_ms:
+                self.stats["expired"] += 1  # it was under way too long: nobody waits for it
+            else:
+                try:
+                    handler(sender, message, born_ms)
+                except Malformed as error:
+                    self.stats["malformed"] += 1
+                    self.events.append(("malformed", kind, str(error)))
 
     def _run_due(self, now_ms: int) -> None:
         self.requests.run()
@@ -337,9 +340,6 @@ class Node:
                 str(arc): f"{root:016x}" for arc, root in sorted(self.replica.roots.items()) if root
             },
         }
-
-    def _event(self, *event: Any) -> None:
-        self.events.append(event)
 
     def check(self) -> None:
         """Assert what is cheap to assert; the simulator calls it after every step."""

@@ -331,13 +331,13 @@ class Reads:
         requests = self.requests
         op.done = True
         op.repairing = False
-        if op.owner:
-            # The row may have moved on since it was read. Ids that it has left behind are hidden
-            # (D5), so what took their place must be shown. History: a put came in between, both
-            # values of the old row were hidden, and the answer was "nothing here".
+        dead = requests.replica.dead
+        if op.owner and any(put_id in dead for put_id in dvv.ids_of(op.result)):
+            # The row has moved on since it was read. Ids that it has left behind are hidden (D5),
+            # so what took their place must be shown. History: a put came in between, both values
+            # of the old row were hidden, and the answer was "nothing here".
             now = requests.replica.obj(op.skey)
-            if now != op.local:
-                op.result = dvv.merge(op.result, dvv.decode(now))
+            op.result = dvv.merge(op.result, dvv.decode(now))
         shown = requests.shown(op.result)
         values = [[stamp_ms, payload] for _, _, stamp_ms, _, payload in shown]
         requests.reply(

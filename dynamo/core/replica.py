@@ -221,8 +221,7 @@ class Replica:
         else:
             self.roots.pop(arc, None)
 
-    def _write(self, skey: bytes, old: bytes, clock: dvv.Clock) -> bytes:
-        obj = dvv.encode(clock)
+    def _write(self, skey: bytes, old: bytes, obj: bytes) -> bytes:
         check = _digest(obj, _seed(skey))[:CHECK_BYTES]
         self._store.put(OBJECTS, skey, check + obj)
         arc = skey[0] << 8 | skey[1]
@@ -264,7 +263,7 @@ class Replica:
         """
         new, actor, n = self.mint(arc, clock, context, value)
         new, gone = self.settle(skey, clock, new)
-        return new, self._write(skey, old, new), actor, n, gone
+        return new, self._write(skey, old, dvv.encode(new)), actor, n, gone
 
     def merge(self, arc: int, skey: bytes, obj: bytes, dead: Iterable[bytes] = ()) -> bytes:
         """Take in an object from elsewhere; return the row that results.
@@ -272,19 +271,34 @@ class Replica:
         Idempotent and commutative: late, repeated and reordered objects need no special case.
         `dead` are put ids that the sender knows as superseded. Raises `Malformed`.
         """
+        return self.accept(arc, skey, obj, dead, b"")[0]
+
+    def accept(
+        self, arc: int, skey: bytes, obj: bytes, dead: Iterable[bytes], actor: bytes
+    ) -> tuple[bytes, int]:
+        """`merge`, for an object that was just minted under `actor`: also gives `seen`.
+
+        Where that is not 0 a dot was used twice, and the object is not let in: the merge would
+        take its value for superseded.
+        """
+        old = self.record(skey)
+        held = old[CHECK_BYTES:]
+        if held == obj:
+            return obj, 0
+        theirs = dvv.decode(obj)
+        mine = dvv.decode(held)
+        if actor and mine:
+            seen = self.seen(mine, theirs, actor)
+            if seen:
+                return held, seen
         for put_id in dead:
             self.remember(put_id)
-        old = self.record(skey)
-        if old[CHECK_BYTES:] == obj:
-            return obj
-        theirs = dvv.decode(obj)
-        mine = dvv.decode(old[CHECK_BYTES:])
         merged = dvv.merge(mine, theirs)
         if not self.notice_amnesia(arc, mine, theirs):
             merged, _ = self.settle(skey, mine, merged)
         if merged == mine:
-            return old[CHECK_BYTES:]
-        return self._write(skey, old, merged)
+            return held, 0
+        return self._write(skey, old, dvv.encode(merged)), 0
 
     def notice_amnesia(self, arc: int, mine: dvv.Clock, theirs: dvv.Clock) -> bool:
         """Retire the arc's actors if `theirs` knows more of them than `mine` does; say whether.

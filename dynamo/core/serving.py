@@ -75,11 +75,7 @@ class Serving:
             return
         else:
             replica = requests.replica
-            held = replica.obj(skey) if actor else b""
-            if held:
-                seen = replica.seen(dvv.decode(held), dvv.decode(obj), actor)
-            # A dot used twice must not enter: the merge would take its value for superseded.
-            result = held if seen else replica.merge(arc, skey, obj, dead)
+            result, seen = replica.accept(arc, skey, obj, dead, actor)
         if durable and status == STORED:
             self.durable_due = True
         if req:

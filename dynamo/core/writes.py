@@ -277,6 +277,7 @@ class Writes:
             return
         requests.stats["stood_in"] += 1
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
-        if attempt > 0 and self._ask(op, others, True):
+        # A stand-in's own silence proves nothing: it is no owner, and others may have stood in.
+        if attempt > 0 and self._ask(op, others, False):
             return
         self.apply(op)
