@@ -66,7 +66,7 @@ class AsyncCore:
             max_in_flight=options.max_in_flight,
             max_queued_bytes=options.max_queued_bytes,
         )
-        self._pid = os.getpid()
+        self._forks = origin.Lineage.forks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wires = Wires(self.session, self._opened, self._closing)
         self._flushing = False
@@ -130,7 +130,7 @@ class AsyncCore:
         """The loop of this client, after the checks that every call starts with."""
         if self.closed:
             raise ClientClosed("the client is closed")
-        if self._pid != os.getpid():
+        if self._forks != origin.Lineage.forks:
             raise ClientForked(
                 "this client was made before a fork, and its sockets belong to the parent. "
                 "Make a client in the child"
@@ -203,7 +203,7 @@ class AsyncCore:
         if self.closed:
             return
         self.closed = True
-        if self._pid != os.getpid():
+        if self._forks != origin.Lineage.forks:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -216,7 +216,7 @@ class AsyncCore:
         self._wires.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "closed", True) and self._pid == os.getpid():
+        if not getattr(self, "closed", True) and self._forks == origin.Lineage.forks:
             warnings.warn(
                 f"unclosed dynamo client, made at {self.created_at}",
                 ResourceWarning,

@@ -68,7 +68,7 @@ class Core:
             max_in_flight=options.max_in_flight,
             max_queued_bytes=options.max_queued_bytes,
         )
-        self._pid = os.getpid()
+        self._forks = origin.Lineage.forks
         self._lock = threading.Lock()
         self._leader: Waiter | None = None
         self._sleepers: dict[Waiter, None] = {}
@@ -111,14 +111,14 @@ class Core:
         except StopIteration as stop:
             return cast(Results, stop.value)
         finally:
-            if under_way and self._pid == os.getpid():
+            if under_way and self._forks == origin.Lineage.forks:
                 self._leave(waiter, under_way)  # it ended early, by an error or Ctrl-C
 
     # --- one exchange -------------------------------------------------------------------------
 
     def _exchange(self, ops: list[Op], waiter: Waiter) -> None:
         """Start `ops`; return when at least one operation of the waiter has ended."""
-        if self._pid != os.getpid():
+        if self._forks != origin.Lineage.forks:
             raise ClientForked(
                 "this client was made before a fork, and its sockets belong to the parent. "
                 "Make a client in the child"
@@ -226,7 +226,7 @@ class Core:
         """Fail what is under way, close the sockets. In a forked child: only forget them."""
         if self.closed:
             return
-        if self._pid != os.getpid():
+        if self._forks != origin.Lineage.forks:
             self.closed = True
             return
         with self._lock:
@@ -247,7 +247,7 @@ class Core:
             self._ear.close()
 
     def __del__(self) -> None:
-        if not getattr(self, "closed", True) and self._pid == os.getpid():
+        if not getattr(self, "closed", True) and self._forks == origin.Lineage.forks:
             warnings.warn(
                 f"unclosed dynamo client, made at {self.created_at}",
                 ResourceWarning,

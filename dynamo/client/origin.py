@@ -1,8 +1,25 @@
-"""Where user code made a client: for the warning about one that was never closed."""
+"""Where a client comes from: which line made it, and whether this process is a fork since."""
 
 from __future__ import annotations
 
+import os
 import sys
+
+
+class Lineage:
+    """Counts the forks between the first process and this one; clients compare, once per call.
+
+    The process id would do as well, at the price of a system call for each operation.
+    """
+
+    forks = 0
+
+    @classmethod
+    def forked(cls) -> None:
+        cls.forks += 1
+
+
+os.register_at_fork(after_in_child=Lineage.forked)
 
 
 def creation_line() -> str:
