@@ -90,7 +90,8 @@ def test_a_level_that_no_ring_like_this_can_meet_is_refused_with_nothing_done(le
 
 def test_a_slow_owner_is_hedged_and_its_late_answer_repairs_it():
     hand = Hand()
-    a, b, c = hand.owners()
+    a = hand.owners()[0]
+    b, c = hand.nodes[a].table.others(hand.arc(), a)
     hand.put(a, "v1")
     hand.lose = lambda src, dst, message: dst == b and message[0] == m.REPLICATE
     hand.put(a, "v2")

@@ -138,8 +138,7 @@ class Reads:
         op.answers[requests.me] = op.local
         if requests.replica.synced(op.arc):
             op.acked.append(requests.me)
-        others = [name for name in op.owners if name != requests.me]
-        op.left = requests.in_order(others)
+        op.left = requests.in_order(requests.table.others(op.arc, requests.me))
         self._reach(op, len(op.acked))
 
     def _stand_in(self, op: Get) -> None:

@@ -110,6 +110,15 @@ class Table:
         """The preference list of the arc: N distinct nodes, first choice first, dead or alive."""
         return self.registers[arc].cur
 
+    def others(self, arc: int, me: str) -> list[str]:
+        """The other owners of an arc, in the order of names after `me`, around.
+
+        Not in the order of the list: a node that asks the same neighbour for most of its arcs
+        sends one frame where it would send several, and every node is somebody's neighbour.
+        """
+        cur = self.registers[arc].cur
+        return sorted((name for name in cur if name != me), key=lambda name: (name < me, name))
+
     def adopt(self, arc: int, register: Register) -> bool:
         """Take a register if it is above the one held (R3); say whether it was."""
         if register[:3] <= self.registers[arc][:3]:
