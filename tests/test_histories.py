@@ -349,6 +349,7 @@ def test_a_duplicated_acknowledgement_does_not_reach_w_alone(monkeypatch):
             op.waiting[sender] = ""
 
     monkeypatch.setattr(Fanout, "on_replicate_ok", count_each)
+    monkeypatch.setattr(Fanout, "count", staticmethod(count_names))
     with pytest.raises(AssertionError, match="C2"):
         strict_put()
 
@@ -539,3 +540,50 @@ def test_superseding_one_dot_of_a_put_supersedes_the_other_in_the_same_row(monke
     monkeypatch.setattr(dvv, "lost_ids", ids_that_left)
     hand = superseded_under_one_dot()
     assert hand.values(hand.owners()[1]) == ["x", "y"]
+
+
+def test_a_retry_believes_that_its_put_was_applied_and_superseded():
+    """D5 (found by the simulator, a lost write): the answer's row alone does not tell."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.lose = to(b)
+    seen = hand.put(a, "x", flags=m.SLOPPY)[2]
+    hand.put(a, "y", mode=m.CAUSAL, context=seen)
+    hand.kill(b)
+    hand.wipe(b)
+    hand.start(b)
+    hand.lose = lambda src, dst, message: message[0] in (m.ROOTS, m.KEYS)
+    hand.run(20)
+    answer = hand.put(b, "x", attempt=1)
+    assert answer[0] == m.PUT_OK
+    assert [payload for _, payload in answer[3]] == [b"y"]
+    hand.settle(1500)
+    assert [hand.values(name) for name in hand.owners()] == [["y"]] * 3
+
+
+def count_names(op, node, home):
+    """Break C2: every acknowledgement is one more."""
+    op.acked.append(node)
+
+
+def counted_twice() -> tuple[Hand, m.Message | None]:
+    """c is slow, its stand-in acknowledges, delivers and erases; then c acknowledges itself."""
+    hand = Hand(nodes=5, probe_timeout_ms=90)
+    a, b, c = hand.owners()
+    hand.lose = lambda src, dst, message: (
+        dst == b or (message[0] == m.REPLICATE and message[6] == b)
+    )
+    hand.hold = lambda src, dst, message: (src, dst) == (c, a) and message[0] == m.REPLICATE_OK
+    hand.put(a, "x", w=3, ms=165, timeout_ms=290)
+    hand.release()
+    hand.run(8)
+    return hand, hand.answer()
+
+
+def test_an_owner_and_its_stand_in_count_once(monkeypatch):
+    """C2 (found by the simulator): W=3 was met by two disks, one of them under two names."""
+    hand, answer = counted_twice()
+    assert answer is None
+    monkeypatch.setattr(Fanout, "count", staticmethod(count_names))
+    hand, answer = counted_twice()
+    assert len(answer[4]) == 3

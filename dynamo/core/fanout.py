@@ -21,7 +21,8 @@ and the value minted anew before the client hears anything.
 
 Invariants
   C1  An operation is answered exactly once.
-  C2  Acknowledgements are counted per distinct node, so no duplicate reaches W alone.
+  C2  Acknowledgements are counted per distinct owner: by itself, or by one stand-in, never both.
+      So no duplicate reaches W alone, and no hint that has been delivered, and erased, meanwhile.
   C3  Each stand-in acts for one named owner; a strict put (sloppy off) does not count it.
 
 Sources: Dynamo §4.5-4.6; DESIGN §2, §4, §5.
@@ -64,6 +65,8 @@ class Put(Operation):
         "context",
         "fanout",
         "gone",
+        "homes",
+        "maybe",
         "minted",
         "mode",
         "n",
@@ -93,6 +96,8 @@ class Put(Operation):
         self.obj = b""
         self.gone: list[bytes] = []
         self.minted = False
+        self.maybe = False  # an earlier attempt, given to others, may have been applied
+        self.homes: dict[str, str] = {}  # owner -> the node whose acknowledgement counts for it
         self.asking = 0  # answers about the put id still wanted before minting
         self.stand_ins: list[list[str]] = []
         self.used: dict[str, None] = {}  # nodes that have been asked to store
@@ -198,14 +203,27 @@ class Fanout:
             return
         if returned:
             self._learn(op, returned)
-        covered = home or sender
-        op.uncovered.pop(covered, None)
-        if not home:
-            op.acked.append(sender)
-        elif op.flags & SLOPPY and not op.done:
-            op.acked.append(sender)
-            op.stand_ins.append([sender, home])
+        op.uncovered.pop(home or sender, None)
+        if not op.done:
+            self.count(op, sender, home)
         self.progress(op)
+
+    @staticmethod
+    def count(op: Put, node: str, home: str) -> None:
+        """Count `node` toward W, for itself or for the owner `home` that it stands in for (C2)."""
+        owner = home or node
+        counted = op.homes.get(owner)
+        if counted is None:
+            if home and not op.flags & SLOPPY:
+                return
+            op.homes[owner] = node
+            op.acked.append(node)
+            if home:
+                op.stand_ins.append([node, home])
+        elif not home and counted != node:
+            op.homes[owner] = node
+            op.acked[op.acked.index(counted)] = node
+            op.stand_ins.remove([counted, owner])
 
     def _not_stored(self, op: Put, sender: str, home: str, status: int) -> None:
         if status == HINT_REFUSED:
@@ -241,8 +259,10 @@ class Fanout:
         op.clock, op.obj, op.actor, op.n, op.gone = replica.put(
             op.arc, op.skey, record, clock, op.context, op.value
         )
-        op.acked = [requests.me]
+        op.acked.clear()
+        op.homes.clear()
         op.stand_ins.clear()
+        self.count(op, requests.me, "")
         op.waiting.clear()
         # A new number: acknowledgements of the first object must not count for this one.
         requests.close(op)

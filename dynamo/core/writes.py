@@ -175,6 +175,10 @@ class Writes:
         del op.waiting[sender]
         if obj:
             self.fanout.take_in(op, obj)
+        if known and not self._holds(op):
+            # It was applied and superseded. Believe it. History: only the row that came with the
+            # answer was looked at; the put was minted again, over the value that had replaced it.
+            self.requests.replica.remember(op.value[0])
         op.asking = 0 if known else op.asking - 1
         if not op.asking:
             op.waiting.clear()
@@ -193,7 +197,7 @@ class Writes:
         except Refused as refusal:
             op.done = True
             requests.close(op)
-            requests.fail(op.client, op.creq, refusal.code, refusal.text)
+            self._refuse(op, refusal)
             return
         if op.done:
             requests.close(op)
@@ -209,7 +213,7 @@ class Writes:
         if context is None:
             return
         op.minted = True
-        op.acked.append(self.requests.me)
+        self.fanout.count(op, self.requests.me, "")
         if self._is_applied(op, clock):
             op.clock, op.obj = clock, record[CHECK_BYTES:]
             return
@@ -225,14 +229,29 @@ class Writes:
         if context is None:
             return
         op.minted = True
-        op.acked.append(requests.me)
-        op.stand_ins.append([requests.me, op.owners[0]])
+        self.fanout.count(op, requests.me, op.owners[0])
         if self._is_applied(op, clock):
             op.clock, op.obj = clock, held
             return
         op.clock, op.obj, op.actor, op.n, op.gone = self.handoff.mint(
             op.skey, op.owners, context, op.value, requests.wall_ms
         )
+
+    def _refuse(self, op: Put, refusal: Refused) -> None:
+        # "Nothing was done" is not this node's to say once it has given the put to an owner, who
+        # may be slow and not dead.
+        self.requests.fail(
+            op.client, op.creq, TIMED_OUT if op.maybe else refusal.code, refusal.text,
+            refusal.required or op.w, refusal.received, [], list(op.owners) if op.maybe else [],
+            op.maybe,
+        )  # fmt: skip
+
+    def _holds(self, op: Put) -> bool:
+        if self.requests.me in op.owners:
+            obj = self.requests.replica.obj(op.skey)
+        else:
+            obj = self.handoff.peek(op.skey)
+        return op.value[0] in dvv.ids_of(dvv.decode(obj))
 
     def _is_applied(self, op: Put, clock: dvv.Clock) -> bool:
         put_id = op.value[0]
@@ -252,6 +271,8 @@ class Writes:
                     "with the context of that read",
                 )
             return {}
+        if len(shown) > 1 and op.maybe:
+            raise Refused(TIMED_OUT, f"a stand-in holds {len(shown)} values of the key")
         if len(shown) > 1:
             op.done = True
             values = [[stamp_ms, payload] for _, _, stamp_ms, _, payload in shown]
@@ -263,17 +284,14 @@ class Writes:
         """Coordinate for owners none of whom answered this node."""
         requests = self.requests
         others = requests.stand_ins(op.arc)
+        op.maybe = attempt > 0
         try:
             if not op.flags & SLOPPY or op.pw:
                 raise unavailable("a put without stand-ins", 1, 0, [])
             if 1 + len(others) < op.w:
                 raise unavailable(f"w={op.w}", op.w, 1 + len(others), [requests.me, *others])
         except Refused as refusal:
-            code, maybe = refusal.code, attempt > 0
-            requests.fail(
-                op.client, op.creq, TIMED_OUT if maybe else code, refusal.text, op.w, 0, [],
-                list(op.owners), maybe,
-            )  # fmt: skip
+            self._refuse(op, refusal)
             return
         requests.stats["stood_in"] += 1
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
