@@ -11,6 +11,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = str(Path(__file__).resolve().parent.parent)
 
 if sys.path[0] != ROOT:
@@ -22,3 +24,9 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 import dynamo  # noqa: E402
 
 assert Path(dynamo.__file__).resolve().is_relative_to(ROOT), f"not the checkout: {dynamo.__file__}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Which seeds of the simulator `test_sim.py` runs."""
+    parser.addoption("--seed", type=int, default=None, help="run this one seed of the simulator")
+    parser.addoption("--seeds", type=int, default=120, help="how many seeds of the simulator to run")

@@ -271,14 +271,12 @@ def test_replicas_get_the_whole_object(monkeypatch):
     hand = lone_value()
     assert hand.values(hand.owners()[2]) == ["1", "2", "3"]
 
-    send = Fanout.send
+    message = Fanout._message
 
-    def send_value_only(self, op, name, home):
-        whole, op.obj = op.obj, dvv.encode([(op.actor, op.n, [op.value])])
-        send(self, op, name, home)
-        op.obj = whole
+    def value_only(self, op, home):
+        return (*message(self, op, home)[:-1], dvv.encode([(op.actor, op.n, [op.value])]))
 
-    monkeypatch.setattr(Fanout, "send", send_value_only)
+    monkeypatch.setattr(Fanout, "_message", value_only)
     hand = lone_value()
     hand.settle()
     assert hand.read(hand.owners()[0]) != ["1", "2", "3"]

@@ -119,7 +119,7 @@ class Put(Operation):
             self.done = True
             self.fanout.requests.fail(
                 self.client, self.creq, TIMED_OUT, "too few acknowledgements by the deadline",
-                self.w, len(self.acked), self.acked, list(self.waiting), self.minted,
+                self.w, len(self.acked), self.acked, list(self.waiting), self.minted or self.maybe,
             )  # fmt: skip
 
     def again(self, peer: str) -> None:
@@ -144,12 +144,16 @@ class Fanout:
             self.durable_due = True
         op.used[me] = None
         missing = []
+        doubts = requests.liveness.doubts
+        message = self._message(op, "")
         for name in op.owners:
             if name == me:
                 continue
             op.uncovered[name] = None
-            if requests.liveness.usable(name):
-                self.send(op, name, "")
+            if not doubts or requests.liveness.usable(name):
+                op.waiting[name] = ""
+                op.used[name] = None
+                requests.outbox.append((name, message))
             else:
                 missing.append(name)
         if me not in op.owners:
@@ -160,17 +164,16 @@ class Fanout:
 
     def send(self, op: Put, name: str, home: str) -> None:
         """Send the object to an owner, or to a stand-in for `home`."""
-        requests = self.requests
-        register = requests.table.registers[op.arc]
         op.waiting[name] = home
         op.used[name] = None
-        requests.outbox.append(
-            (
-                name,
-                (REPLICATE, op.req, requests.remaining_ms(op), op.key, register.ver,
-                 register.phase, home, int(not op.done), 1 if op.flags & DURABLE else 0,
-                 op.actor, op.gone, op.obj),
-            )
+        self.requests.outbox.append((name, self._message(op, home)))
+
+    def _message(self, op: Put, home: str) -> Message:
+        requests = self.requests
+        register = requests.table.registers[op.arc]
+        return (
+            REPLICATE, op.req, requests.remaining_ms(op), op.key, register.ver, register.phase,
+            home, int(not op.done), 1 if op.flags & DURABLE else 0, op.actor, op.gone, op.obj,
         )  # fmt: skip
 
     def cover(self, op: Put, homes: list[str]) -> None:

@@ -37,7 +37,7 @@ class _Peer:
 class Liveness:
     """Opinions on all peers; `came_up` lists those heard again since it was last cleared."""
 
-    __slots__ = ("_config", "_events", "_outbox", "_peers", "_ran_ms", "_seq", "came_up")
+    __slots__ = ("_config", "_events", "_outbox", "_peers", "_ran_ms", "_seq", "came_up", "doubts")
 
     def __init__(
         self,
@@ -54,6 +54,7 @@ class Liveness:
         self._ran_ms = now_ms
         self._seq = 0
         self.came_up: list[str] = []
+        self.doubts = len(peers)  # how many are not UP: while 0, nobody need be looked at
 
     def state(self, name: str) -> str:
         """UP, SUSPECT or DOWN; a name that is no peer is this node itself, UP."""
@@ -77,6 +78,7 @@ class Liveness:
         peer.probed_ms = -1
         if peer.state is not UP:
             peer.state = UP
+            self.doubts -= 1
             self.came_up.append(name)
             self._events.append(("up", name))
 
@@ -118,6 +120,7 @@ class Liveness:
 
     def _suspect(self, name: str, peer: _Peer) -> None:
         peer.state = SUSPECT
+        self.doubts += 1
         self._events.append(("suspect", name))
 
     def next_due_ms(self) -> int:

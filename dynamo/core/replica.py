@@ -322,12 +322,11 @@ class Replica:
         History: a retry's dot was superseded while the first attempt's dot was still arriving;
         ids were compared and not dots, the id was still there, and so the value stayed.
         """
-        gone = dvv.lost_ids(mine, merged)
-        kept = dvv.ids_of(merged)
+        gone = dvv.lost_ids(mine, merged) if mine else []
         for put_id in gone:
             self.remember(put_id)
-        if len(kept) > 1 and self.dead:
-            merged = self._shed(skey, merged, kept)
+        if self.dead and merged and (len(merged) > 1 or len(merged[0][2]) > 1):
+            merged = self._shed(skey, merged, dvv.ids_of(merged))
         return merged, gone
 
     def _shed(self, skey: bytes, clock: dvv.Clock, ids: list[bytes]) -> dvv.Clock:

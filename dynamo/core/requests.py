@@ -300,9 +300,9 @@ class Requests:
 
     def in_order(self, names: list[str]) -> list[str]:
         """Nodes that are UP first, SUSPECT ones after, DOWN ones not at all."""
-        state = self.liveness.state
-        if all(state(name) is UP for name in names):
+        if not self.liveness.doubts:
             return names
+        state = self.liveness.state
         usable = [name for name in names if self.liveness.usable(name)]
         return sorted(usable, key=lambda name: state(name) is not UP)
 

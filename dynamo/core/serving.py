@@ -57,7 +57,9 @@ class Serving:
         arc = skey[0] << 8 | skey[1]
         if requests.stale(sender, req, arc, ver, phase):
             return
-        if not all(type(put_id) is bytes and len(put_id) == PUT_ID_BYTES for put_id in dead):
+        if dead and not all(
+            type(put_id) is bytes and len(put_id) == PUT_ID_BYTES for put_id in dead
+        ):
             raise Malformed("put ids have 16 bytes")
         status, seen, result = STORED, 0, obj
         if durable and self.store.durability == "memory":

@@ -125,6 +125,8 @@ class Writes:
     def _check_reachable(self, op: Put) -> None:
         # Refuse what cannot work before anything is done: maybe_applied is then certainly False.
         requests = self.requests
+        if not requests.liveness.doubts:
+            return
         usable = requests.liveness.usable
         up = [name for name in op.owners if usable(name)]
         if len(up) < op.pw:
@@ -214,7 +216,7 @@ class Writes:
             return
         op.minted = True
         self.fanout.count(op, self.requests.me, "")
-        if self._is_applied(op, clock):
+        if clock and self._is_applied(op, clock):
             op.clock, op.obj = clock, record[CHECK_BYTES:]
             return
         op.clock, op.obj, op.actor, op.n, op.gone = replica.put(
@@ -260,7 +262,7 @@ class Writes:
     def _context(self, op: Put, clock: dvv.Clock) -> dvv.Context | None:
         """What the put covers; None if it met values it may not cover and was answered so."""
         requests = self.requests
-        if op.mode == CAUSAL or self._is_applied(op, clock):
+        if op.mode == CAUSAL or not clock or self._is_applied(op, clock):
             return op.context
         shown = requests.shown(clock)
         if op.mode == BLIND:
