@@ -163,3 +163,23 @@ def test_a_difference_that_is_a_write_under_way_is_not_walked():
     hand.run(800)
     assert [msg for _, _, msg in hand.sent if msg[0] == m.KEYS and msg[6]], "it stayed: walked"
     assert roots_agree(hand)
+
+
+def test_two_wiped_owners_do_not_vouch_for_each_other():
+    """X1 (found by the simulator): their roots are equal, and so is what they do not know."""
+    hand = Hand(r=1, w=3)
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    for name in (a, b, c):
+        hand.kill(name)
+    for name in (a, b):
+        hand.wipe(name)
+        hand.start(name)
+    hand.run(1500)
+    assert not hand.nodes[a].ready
+    assert not hand.nodes[b].ready
+    assert hand.get(a, r=1, timeout_ms=100, ms=110)[0] == m.FAILED
+    hand.start(c)
+    hand.run(2500)
+    assert hand.nodes[a].ready
+    assert hand.read(a, r=1) == ["v1"]

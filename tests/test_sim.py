@@ -244,7 +244,9 @@ def a_deadline_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 WIPES = {"kinds": ("wipe",), "every_ms": 100, "longest_ms": 100}
-CRASHES = {"kinds": ("before", "after", "sending"), "every_ms": 100, "weather": Weather()}
+CRASHES = {
+    "kinds": ("before", "after", "sending"), "every_ms": 100, "weather": Weather(), "singly": True,
+}  # fmt: skip
 PLANTED: list[tuple[Plant, str, dict[str, Any]]] = [
     (one_answer_counts_twice, "I12", {}),
     (only_the_new_value_is_replicated, "I1", {}),

@@ -23,6 +23,7 @@ from collections.abc import Callable
 import zmq
 
 from dynamo.client.deadlines import now_ms
+from dynamo.client.origin import Lineage
 from dynamo.client.session import Session
 
 # Reconnecting: 20 ms after a loss, doubling to 500 ms while the node stays away.
@@ -31,12 +32,29 @@ HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS = 1_000, 3_000
 # Frames, not bytes: the session bounds bytes. Reached only by a node that takes nothing.
 FRAMES_MAX = 4_096
 MESSAGE_BYTES_MAX = 512 << 20
+SOCKETS_MAX = 16_384  # of all clients of a process
 DRAIN_MAX = 64  # frames from one node before others get a turn
 
 _DONTWAIT = int(zmq.DONTWAIT)
 _EVENTS = int(zmq.EVENTS)
 _IN = int(zmq.POLLIN)
 _OUT = int(zmq.POLLOUT)
+
+
+_contexts: list[tuple[int, zmq.Context[zmq.Socket[bytes]]]] = []  # (forks so far, context)
+
+
+def shared_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The one ZeroMQ context of this process, which is never ended; a fork begins with its own.
+
+    History: with a context per client, a client that was dropped without `close` hung in the
+    collector, whose order had the context wait for sockets that nobody would close any more.
+    """
+    if not _contexts or _contexts[-1][0] != Lineage.forks:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
+        _contexts.append((Lineage.forks, context))  # the parent's stays referenced: not ours to end
+    return _contexts[-1][1]
 
 
 class Wires:
@@ -51,7 +69,7 @@ class Wires:
         self.session = session
         self._opened = opened
         self._closing = closing
-        self._context = zmq.Context()
+        self._context = shared_context()
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._up: dict[str, None] = {}  # a frame can be handed over
         self._ring: object = None  # the ring that the sockets were opened for
@@ -151,4 +169,3 @@ class Wires:
         """Close everything; unsent frames are dropped."""
         for address in list(self._sockets):
             self._close(address)
-        self._context.term()

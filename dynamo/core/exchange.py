@@ -20,8 +20,9 @@ so that when a walk ends, a holds everything that b held when its pages were com
 
 An owner new to an arc - fresh store, wiped, a record quarantined - is not *synced*: its "absent"
 is no evidence and does not count toward R (X1). It becomes synced when, since then, it found equal
-roots or finished a walk with max(R, N-W+1) of the other owners: any acknowledged write is on W
-owners, so at least one of those it asked had it.
+roots or finished a walk with max(R, N-W+1) other owners that are synced themselves, or with all of
+them: any acknowledged write is on W owners, so at least one of those it asked had it. (Two owners
+that were both wiped have equal roots; they vouched for each other until the simulator came.)
 
 Sources: Dynamo §4.7; DESIGN §4, §6.
 """
@@ -83,6 +84,7 @@ class Exchange:
         "_shared",
         "_synced_with",
         "_table",
+        "_unsynced_there",
         "_walks",
         "ready",
         "stats",
@@ -120,8 +122,10 @@ class Exchange:
         self._confirm_due_ms: dict[str, int] = {}
         self._differing: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
         self._walks: dict[int, _Walk] = {}
-        # Arc -> the other owners it was compared with since it was last doubted.
-        self._synced_with: dict[int, dict[str, None]] = {}
+        # Arc -> the other owners it was compared with since it was last doubted, and whether
+        # those were synced.
+        self._synced_with: dict[int, dict[str, bool]] = {}
+        self._unsynced_there: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
         for arc in own:
             if not replica.synced(arc):
                 self._doubt(arc)
@@ -145,8 +149,9 @@ class Exchange:
         if met is None:
             return
         if peer:
-            met[peer] = None
-        if len(met) >= self._needed(arc):
+            met[peer] = arc not in self._unsynced_there[peer]
+        others = len(self._table.owners(arc)) - 1
+        if sum(met.values()) >= self._needed(arc) or len(met) == others:
             del self._synced_with[arc]
             self._replica.set_synced(arc, True)
 
@@ -245,14 +250,19 @@ class Exchange:
             differing = [arc for arc, root in theirs if mine.get(arc, 0) != root]
         except (TypeError, ValueError):
             raise Malformed("ROOTS is a list of [arc, root]") from None
-        self._outbox.append((sender, (ROOTS_ARE, req, differing)))
+        unsynced = [arc for arc, _ in theirs if arc in self._synced_with]
+        self._outbox.append((sender, (ROOTS_ARE, req, differing, unsynced)))
 
     def on_roots_are(self, sender: str, message: Message, born_ms: int) -> None:
-        _, req, differing = message
+        _, req, differing, unsynced = message
         peer, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
         if peer != sender:
             return
         differ = {arc: None for arc in differing if isinstance(arc, int)}
+        there = self._unsynced_there[peer]
+        for arc in arcs:
+            there.pop(arc, None)
+        there.update((arc, None) for arc in unsynced if isinstance(arc, int))
         doubtful = self._doubtful[peer]
         fresh = False
         for arc in arcs:

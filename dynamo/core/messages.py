@@ -69,7 +69,7 @@ FORWARDED = 40  # req message
 PING = 41  # seq
 PONG = 42  # seq
 ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]
-ROOTS_ARE = 44  # req differing: [arc, ...]
+ROOTS_ARE = 44  # req differing: [arc, ...] unsynced: [arc, ...] of those asked
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
 
@@ -98,7 +98,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     PING: (N, N),
     PONG: (N, N),
     ROOTS: (N, N, N, L),
-    ROOTS_ARE: (N, N, L),
+    ROOTS_ARE: (N, N, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
 }

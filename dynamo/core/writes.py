@@ -155,8 +155,10 @@ class Writes:
 
     def _ask(self, op: Put, nodes: list[str], self_counts: bool) -> bool:
         requests = self.requests
-        r = requests.config.r or quorum(len(op.owners))
-        op.asking = min(r - (1 if self_counts else 0), len(nodes))
+        # At least a quorum, also where R is 1: a retry is rare and can afford it, and one that asks
+        # nobody mints beside what has replaced it.
+        enough = max(requests.config.r, quorum(len(op.owners)))
+        op.asking = min(enough - (1 if self_counts else 0), len(nodes))
         if op.asking <= 0:
             op.asking = 0
             return False
