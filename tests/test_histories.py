@@ -148,7 +148,9 @@ def test_an_unclean_start_without_synced_writes_retires_all_actors():
     assert hand.start(a).replica.prefix(hand.arc()) == prefix, "synced: nothing was forgotten"
     hand.kill(a)
     hand.stores[a].unclean = True
-    assert hand.start(a).replica.prefix(hand.arc()) != prefix
+    node = hand.start(a)
+    assert node.replica.prefix(hand.arc()) != prefix
+    assert not node.ready, "X1: what it has lost, it has missed"
 
 
 def sibling_beside_the_answer() -> Hand:

@@ -123,12 +123,15 @@ class Replica:
             incarnation = self._rng.randbytes(16)
             put(META, b"incarnation", incarnation)
             put(META, b"retired", msgspec.msgpack.encode({}))
+            # Nor does it know what it has missed by that: it is no evidence until it has synced.
+            put(META, b"synced", b"")
         self._incarnation = incarnation
         self._retired: dict[int, int] = msgspec.msgpack.decode(
             get(META, b"retired") or b"\x80", type=dict[int, int]
         )
         whole = (self._config.partitions + 7) // 8
         self._synced = bytearray(get(META, b"synced") or bytes(whole))
+        assert len(self._synced) == whole, "the number of partitions is fixed for a store's life"
 
     def _sum_roots(self) -> None:
         for skey, record in self._store.scan(OBJECTS):
