@@ -8,6 +8,8 @@ import gc
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import warnings
@@ -473,3 +475,25 @@ def test_large_values_and_many_frames_arrive_whole(ring: FakeRing) -> None:
             assert (await kv.get_many(big)).found == big
 
     asyncio.run(story())
+
+
+def test_a_client_that_is_dropped_without_close_warns_and_does_not_hang():
+    """Also when the collector finds it in a cycle, and sockets and context in any order."""
+    script = """
+import gc, dynamo
+for _ in range(5):
+    kv = dynamo.connect("dynamo://127.0.0.1:9")
+    try:
+        kv.get("k", timeout=0.05)
+    except dynamo.DynamoError as error:
+        ring = [kv, error]
+        ring.append(ring)
+    del kv, ring
+    gc.collect()
+print("done")
+"""
+    ran = subprocess.run(
+        [sys.executable, "-W", "always", "-c", script], capture_output=True, text=True, timeout=30
+    )
+    assert ran.stdout == "done\n", ran.stderr
+    assert "unclosed dynamo client" in ran.stderr
