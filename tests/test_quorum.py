@@ -286,3 +286,17 @@ def test_a_refusal_of_the_second_owner_does_not_speak_for_the_silent_first():
     hand.release()
     hand.run(3)
     assert hand.answer()[0] == m.PUT_OK
+
+
+def test_an_owner_that_is_not_synced_does_not_count_toward_pr_either():
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    hand.kill(a)
+    hand.wipe(a)
+    hand.start(a)
+    hand.lose = lambda src, dst, message: message[0] in (m.ROOTS, m.KEYS)
+    hand.run(60)
+    answer = hand.get(a, pr=3)
+    assert (answer[0], answer[2], answer[5]) == (m.FAILED, m.UNAVAILABLE, 2)
+    assert hand.read(a, pr=2) == ["v1"]

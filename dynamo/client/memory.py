@@ -15,6 +15,7 @@ make this client's next write a sibling of its own last one.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 KEYS_MAX = 10_000
@@ -38,7 +39,8 @@ class Memory:
     __slots__ = ("_keys", "_limit", "clock")
 
     def __init__(self, limit: int = KEYS_MAX) -> None:
-        self._keys: dict[bytes, Seen] = {}
+        # Not a dict: taking the first of a dict walks over all that were taken before (6 us here).
+        self._keys: OrderedDict[bytes, Seen] = OrderedDict()
         self._limit = limit
         self.clock = 0  # calls that have ended; a call notes it when it begins
 
@@ -65,7 +67,7 @@ class Memory:
 
     def _keep(self, key: bytes, seen: Seen) -> None:
         keys = self._keys
-        keys.pop(key, None)
         keys[key] = seen
+        keys.move_to_end(key)
         if len(keys) > self._limit:
-            del keys[next(iter(keys))]
+            keys.popitem(last=False)

@@ -29,6 +29,7 @@ An *obj* is a DVV set in its canonical bytes (see `dvv`), b"" for absent.
 from __future__ import annotations
 
 import struct
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 from zlib import crc32
@@ -238,7 +239,8 @@ class Ages:
     __slots__ = ("_base", "_limit")
 
     def __init__(self, limit: int = 10_000) -> None:
-        self._base: dict[tuple[str, int], tuple[int, int]] = {}  # -> least difference, when
+        self._base: OrderedDict[tuple[str, int], tuple[int, int]] = OrderedDict()
+        # -> the least difference, and when it was seen
         self._limit = limit
 
     def age_ms(self, sender: str, boot: int, sent_ms: int, now_ms: int) -> int:
@@ -250,6 +252,6 @@ class Ages:
             if diff > base:
                 return diff - base
         elif len(self._base) >= self._limit:
-            del self._base[next(iter(self._base))]
+            self._base.popitem(last=False)
         self._base[key] = (diff, now_ms)
         return 0

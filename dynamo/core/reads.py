@@ -138,7 +138,7 @@ class Reads:
         op.answers[requests.me] = op.local
         if requests.replica.synced(op.arc):
             op.acked.append(requests.me)
-        op.left = requests.in_order(requests.table.others(op.arc, requests.me))
+        op.left = requests.in_order(requests.table.others(op.arc, requests.me))[:]
         self._reach(op, len(op.acked))
 
     def _stand_in(self, op: Get) -> None:
@@ -164,9 +164,10 @@ class Reads:
             op.left += requests.stand_ins(op.arc)
         if counted + len(op.left) < op.r:
             raise unavailable(f"r={op.r}", op.r, counted + len(op.left), op.acked + op.left)
-        up = sum(name in op.owners for name in op.left) + (1 if op.owner else 0)
-        if up < op.pr:
-            raise unavailable(f"pr={op.pr}", op.pr, up, op.acked + op.left)
+        if op.pr:
+            up = [name for name in op.acked + op.left if name in op.owners]
+            if len(up) < op.pr:
+                raise unavailable(f"pr={op.pr}", op.pr, len(up), up)
         op.started_ms = requests.now_ms
         if counted >= op.r and counted >= op.pr:
             self._complete(op)
@@ -331,7 +332,7 @@ class Reads:
         op.done = True
         op.repairing = False
         dead = requests.replica.dead
-        if op.owner and any(put_id in dead for put_id in dvv.ids_of(op.result)):
+        if dead and op.owner and any(put_id in dead for put_id in dvv.ids_of(op.result)):
             # The row has moved on since it was read. Ids that it has left behind are hidden (D5),
             # so what took their place must be shown. History: a put came in between, both values
             # of the old row were hidden, and the answer was "nothing here".

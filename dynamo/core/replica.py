@@ -33,6 +33,7 @@ Sources: Dynamo §4.4; riak_kv#679, #1094, #1643 (actor reuse); DESIGN §2, §9.
 from __future__ import annotations
 
 import random
+from collections import OrderedDict
 from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any
@@ -106,8 +107,9 @@ class Replica:
         self.roots: dict[int, int] = {}
         self.keys = 0
         self._sum_roots()
-        # put id -> when it may be forgotten; insertion order is expiry order.
-        self.dead: dict[bytes, int] = {}
+        # put id -> when it may be forgotten; insertion order is expiry order. (Ordered because the
+        # first of a plain dict is found by walking over all that were deleted before it.)
+        self.dead: OrderedDict[bytes, int] = OrderedDict()
         self._ghosts: dict[bytes, bytes] = {}  # dead ids that some row still holds -> its key
 
     # --- the store's own identity ---------------------------------------------------------------

@@ -93,7 +93,7 @@ def arc_range(arc: int) -> tuple[bytes, bytes]:
 class Table:
     """All registers of a ring, and the lookups that requests need. Cost of a lookup: one index."""
 
-    __slots__ = ("members", "n", "names", "partitions", "registers", "version")
+    __slots__ = ("_others", "members", "n", "names", "partitions", "registers", "version")
 
     def __init__(self, members: Sequence[Member], n: int, partitions: int) -> None:
         self.members = {m.name: m for m in sorted(members)}
@@ -104,6 +104,7 @@ class Table:
         self.version = 1
         shape = {m.name: (m.zone, m.weight) for m in self.members.values()}
         owners = planner.plan([()] * partitions, shape, n)
+        self._others: dict[int, tuple[Register, list[str]]] = {}
         self.registers = [Register(1, 0, planner.tie_of(cur, ()), cur, ()) for cur in owners]
 
     def owners(self, arc: int) -> tuple[str, ...]:
@@ -111,13 +112,19 @@ class Table:
         return self.registers[arc].cur
 
     def others(self, arc: int, me: str) -> list[str]:
-        """The other owners of an arc, in the order of names after `me`, around.
+        """The other owners of an arc, in the order of names after `me`, around; not to be changed.
 
         Not in the order of the list: a node that asks the same neighbour for most of its arcs
         sends one frame where it would send several, and every node is somebody's neighbour.
         """
-        cur = self.registers[arc].cur
-        return sorted((name for name in cur if name != me), key=lambda name: (name < me, name))
+        register = self.registers[arc]
+        known = self._others.get(arc)
+        if known is not None and known[0] is register:
+            return known[1]
+        names = [name for name in register.cur if name != me]
+        names.sort(key=lambda name: (name < me, name))
+        self._others[arc] = (register, names)
+        return names
 
     def adopt(self, arc: int, register: Register) -> bool:
         """Take a register if it is above the one held (R3); say whether it was."""
