@@ -185,9 +185,9 @@ def answer_without_siblings(self, op) -> None:
     self.requests.reply(op.client, (m.PUT_OK, op.creq, context, [], op.acked[:], []))
 
 
-def retried_put() -> Hand:
+def retried_put(away_ms: int = 0, **config) -> Hand:
     """a stores a put and dies before it tells anyone; the retry is minted at b, and superseded."""
-    hand = Hand()
+    hand = Hand(**config)
     a, b, c = hand.owners()
     first = hand.put(a, "old")
     hand.lose = lambda src, dst, message: src == a
@@ -197,6 +197,7 @@ def retried_put() -> Hand:
     again = hand.put(b, "x", mode=m.CAUSAL, context=first[2], attempt=1, ms=400)
     assert again[0] == m.PUT_OK
     assert hand.put(b, "y", mode=m.CAUSAL, context=again[2], ms=400)[0] == m.PUT_OK
+    hand.run(away_ms)
     hand.start(a)
     return hand
 
@@ -587,3 +588,17 @@ def test_an_owner_and_its_stand_in_count_once(monkeypatch):
     monkeypatch.setattr(Fanout, "count", staticmethod(count_names))
     hand, answer = counted_twice()
     assert len(answer[4]) == 3
+
+
+def test_put_ids_are_remembered_for_as_long_as_somebody_is_away(monkeypatch):
+    """D5 (found by the simulator): the first coordinator comes back after the ids' time."""
+    hand = retried_put(away_ms=3000, timeout_ms_max=1000)
+    hand.settle()
+    assert [hand.values(name) for name in hand.owners()] == [["y"]] * 3
+    hand.run(2500)
+    assert not any(node.replica.dead for node in hand.nodes.values()), "and then forgotten"
+
+    monkeypatch.setattr(Replica, "hold_ids", lambda self: None)
+    hand = retried_put(away_ms=3000, timeout_ms_max=1000)
+    hand.settle()
+    assert hand.read(hand.owners()[1]) == ["x", "y"]

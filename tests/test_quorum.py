@@ -300,3 +300,19 @@ def test_an_owner_that_is_not_synced_does_not_count_toward_pr_either():
     answer = hand.get(a, pr=3)
     assert (answer[0], answer[2], answer[5]) == (m.FAILED, m.UNAVAILABLE, 2)
     assert hand.read(a, pr=2) == ["v1"]
+
+
+def test_repairs_are_awaited_for_their_own_time_not_for_the_hedge_that_was_due():
+    """Found by the simulator: the hedge's wake gave repairs up a millisecond after they left."""
+    hand = Hand(exchange_ms=1_000_000, hedge_ms_max=6)
+    a = hand.owners()[0]
+    b, c = hand.nodes[a].table.others(hand.arc(), a)
+    hand.put(a, "1", mode=m.BLIND)
+    hand.lose = lambda src, dst, message: message[0] == m.REPLICATE and dst == b
+    hand.put(a, "2", mode=m.BLIND)
+    hand.heal()
+    hand.hold = lambda src, dst, message: message[0] == m.REPLICATE_OK
+    assert hand.get(a, ms=40) is None, "several values, and b had only one: repaired first"
+    hand.release()
+    hand.run(3)
+    assert [payload for _, payload in hand.answer()[3]] == [b"2", b"1"]

@@ -35,8 +35,9 @@ class Config:
     # either the answer is OVERLOADED, at once.
     pending_ops_max: int = 20_000
     pending_bytes_max: int = 256 << 20
-    # Put ids remembered at most, whatever their age; about 200 bytes each.
-    ids_max: int = 1_000_000
+    # Put ids remembered at most, whatever their age; about 200 bytes each. While a peer is away
+    # they are kept beyond their time, up to this number.
+    ids_max: int = 500_000
 
     # --- Timing of requests --------------------------------------------------------------------
     # Silence from an owner before its write goes to a stand-in. Lower: hints pile up during

@@ -251,6 +251,8 @@ class Node:
             self.handoff.needs_repair.clear()
             self.exchange.hurry_all()
         self.exchange.run(now_ms)
+        if self.liveness.doubts:
+            self.replica.hold_ids()
         self.replica.forget_ids()
         del self.events[:-EVENTS_MAX]
 

@@ -58,6 +58,7 @@ class Get(Operation):
         "pr",
         "r",
         "reads",
+        "repair_due_ms",
         "repairing",
         "result",
         "started_ms",
@@ -76,6 +77,7 @@ class Get(Operation):
         self.left: list[str] = []  # whom to ask next, best first
         self.hedged = False
         self.repairing = False  # repairs are awaited before the answer
+        self.repair_due_ms = 0  # ... until then
         self.result: dvv.Clock = []
         self.started_ms = 0
 
@@ -192,6 +194,8 @@ class Reads:
     def hedge(self, op: Get, now_ms: int) -> int:
         """Somebody is slow: ask the next, or stop waiting for repairs."""
         if op.repairing:
+            if now_ms < op.repair_due_ms:
+                return op.repair_due_ms  # woken for the hedge that was due before
             self.answer(op)
             self.requests.close(op)
         elif op.done:
@@ -262,9 +266,9 @@ class Reads:
             if stale:
                 op.repairing = True
                 op.waiting = dict.fromkeys(stale, "")
-                self.requests.wake(
-                    op, self.requests.now_ms + self.requests.config.replica_timeout_ms
-                )
+                wait_ms = self.requests.config.replica_timeout_ms
+                op.repair_due_ms = self.requests.now_ms + wait_ms
+                self.requests.wake(op, op.repair_due_ms)
                 return
             self.answer(op)
         else:

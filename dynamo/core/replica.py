@@ -72,6 +72,7 @@ class Replica:
         "_config",
         "_doubted",
         "_ghosts",
+        "_hold_ids_ms",
         "_incarnation",
         "_now",
         "_prefixes",
@@ -110,6 +111,7 @@ class Replica:
         # put id -> when it may be forgotten; insertion order is expiry order. (Ordered because the
         # first of a plain dict is found by walking over all that were deleted before it.)
         self.dead: OrderedDict[bytes, int] = OrderedDict()
+        self._hold_ids_ms = 0  # until then no id is forgotten for its age
         self._ghosts: dict[bytes, bytes] = {}  # dead ids that some row still holds -> its key
 
     # --- the store's own identity ---------------------------------------------------------------
@@ -381,12 +383,20 @@ class Replica:
         if self.dead.pop(put_id, None) is not None:
             self._store.delete(IDS, put_id)
 
+    def hold_ids(self) -> None:
+        """Forget no id for its age for another full term: somebody is away.
+
+        History: a coordinator died between commit and send, and stayed away longer than ids were
+        kept. It came back with a dot of a put that everybody had seen superseded, and forgotten.
+        """
+        self._hold_ids_ms = self._now + self._config.id_memory_ms
+
     def forget_ids(self) -> None:
         """Drop what has been remembered long enough, or beyond `ids_max`."""
         dead, now, surplus = self.dead, self._now, len(self.dead) - self._config.ids_max
         while dead:
             put_id, due_ms = next(iter(dead.items()))
-            if due_ms > now and surplus <= 0:
+            if surplus <= 0 and now < max(due_ms, self._hold_ids_ms):
                 return
             surplus -= 1
             del dead[put_id]
@@ -406,7 +416,8 @@ class Replica:
 
     def next_due_ms(self) -> int | None:
         """When the oldest remembered id may be forgotten."""
-        return next(iter(self.dead.values()), None)
+        due_ms = next(iter(self.dead.values()), None)
+        return None if due_ms is None else max(due_ms, self._hold_ids_ms)
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""
