@@ -154,4 +154,4 @@ class FakeRing:
         if kind == m.GET:
             stamp, value = self.values.get(message[3], (0, b""))
             return (m.GET_OK, req, b"ctx%d" % stamp, [[stamp, value]] if value else [], [name])
-        return (m.STATUS_IS, req, b'{"node":"%s"}' % name.encode())
+        raise AssertionError(f"the client sends no {m.NAMES[kind]}")

@@ -18,8 +18,6 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 
-import msgspec
-
 from dynamo.client import origin
 from dynamo.client.batch import BatchFlow, Flow
 from dynamo.client.codec import Codec, Coder
@@ -441,20 +439,6 @@ class AsyncClient(AsyncBucket[Any]):
         traceback: TracebackType | None,
     ) -> None:
         self._core.close()
-
-    async def node_status(
-        self, node: str, what: str = "status", timeout: float | None = None
-    ) -> dict[str, Any]:
-        """What one node, by name or host:port, says of itself."""
-        return await self._ask(m.STATUS, node, what, timeout)
-
-    async def set_faults(self, node: str, blocked: list[str], timeout: float | None = None) -> None:
-        """Have a node drop all frames from and to these peers; for tests of partitions."""
-        await self._ask(m.FAULTS, node, list(blocked), timeout)
-
-    async def _ask(self, kind: int, node: str, what: Any, timeout: float | None) -> dict[str, Any]:
-        op = Op(kind, b"", self._until(timeout), (what,), pin=node)
-        return cast(dict[str, Any], msgspec.json.decode(answered(await self._core.one(op))[2]))
 
 
 def connect_async(url: str | None = None, **options: Any) -> AsyncClient:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 
-import msgspec
-
 from dynamo.client.codec import Codec, Coder
 from dynamo.client.context import AUTO, Auto, Context
 from dynamo.client.leader import Core
@@ -251,20 +249,6 @@ class Client(Bucket[Any]):
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-    def node_status(
-        self, node: str, what: str = "status", timeout: float | None = None
-    ) -> dict[str, Any]:
-        """What one node, by name or host:port, says of itself."""
-        return self._ask(m.STATUS, node, what, timeout)
-
-    def set_faults(self, node: str, blocked: list[str], timeout: float | None = None) -> None:
-        """Have a node drop all frames from and to these peers; for tests of partitions."""
-        self._ask(m.FAULTS, node, list(blocked), timeout)
-
-    def _ask(self, kind: int, node: str, what: Any, timeout: float | None) -> dict[str, Any]:
-        op = Op(kind, b"", self._until(timeout), (what,), pin=node)
-        return cast(dict[str, Any], msgspec.json.decode(answered(self._core.one(op))[2]))
 
 
 def connect(url: str | None = None, **options: Any) -> Client:

@@ -63,8 +63,6 @@ _ANSWERS = {
     m.PUT: (m.PUT_OK, m.CONFLICT),
     m.GET: (m.GET_OK,),
     m.RING: (m.RING_IS,),
-    m.STATUS: (m.STATUS_IS,),
-    m.FAULTS: (m.STATUS_IS,),
 }
 
 
