@@ -29,4 +29,6 @@ assert Path(dynamo.__file__).resolve().is_relative_to(ROOT), f"not the checkout:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Which seeds of the simulator `test_sim.py` runs."""
     parser.addoption("--seed", type=int, default=None, help="run this one seed of the simulator")
-    parser.addoption("--seeds", type=int, default=120, help="how many seeds of the simulator to run")
+    parser.addoption(
+        "--seeds", type=int, default=120, help="how many seeds of the simulator to run"
+    )

@@ -2,6 +2,8 @@
 
     python -m pytest tests/test_sim.py --seed N      one seed, with its story when it fails
     python -m pytest tests/test_sim.py --seeds 2000  more of them
+
+A seed that fails is written up as a scenario before what it found is mended.
 """
 
 from __future__ import annotations
@@ -12,11 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
 
-from dynamo.client import outcomes
+from dynamo.client.op import Op
 from dynamo.client.session import Session
 from dynamo.core import dvv, ring
 from dynamo.core import messages as m
@@ -25,16 +28,16 @@ from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout, Put
 from dynamo.core.handoff import Handoff
 from dynamo.core.node import Node
-from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.spaces import OBJECTS
 from dynamo.core.writes import Writes
 from dynamo.sim.campaign import draw, run
 from dynamo.sim.faults import KINDS, schedule
+from dynamo.sim.machine import AFTER_COMMIT, BEFORE_COMMIT, WHILE_SENDING
 from dynamo.sim.network import Network, Weather, across, one_way
 from dynamo.sim.oracle import Oracle
-from dynamo.sim.workload import Client, Habit, Reader
-from dynamo.sim.world import AFTER_COMMIT, BEFORE_COMMIT, WHILE_SENDING, World
+from dynamo.sim.workload import Caller
+from dynamo.sim.world import World
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -43,9 +46,26 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("seed", range(many) if one is None else [one])
 
 
-def test_a_seed_keeps_every_promise(seed: int) -> None:
+@cache
+def ran(seed: int) -> tuple[str, dict[str, int]]:
+    """The story of what a seed broke, "" if nothing; and the states that it reached."""
     report = run(seed)
+    return report.story() if report.violations else "", report.marks
+
+
+def test_a_seed_keeps_every_promise(seed: int) -> None:
+    story, _ = ran(seed)
+    assert not story, "\n" + story
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_where_nothing_goes_wrong_every_operation_succeeds(number: int) -> None:
+    """No fault, no loss: nothing times out and nothing is refused."""
+    report = run(replace(draw(number), kinds=(), weather=Weather()))
     assert not report.violations, "\n" + report.story()
+    assert report.ops["info"] == 0
+    assert report.ops["fail"] == 0
+    assert report.retry_siblings == 0
 
 
 # --- The same seed is the same run (I16) ----------------------------------------------------------
@@ -77,7 +97,7 @@ def test_the_seeds_of_a_run_reach_what_they_are_for() -> None:
     """Not one lucky seed but forty together: each fault is played, each rare state is met."""
     marks: dict[str, int] = {}
     for number in range(40):
-        for what, count in run(number).marks.items():
+        for what, count in ran(number)[1].items():
             marks[what] = marks.get(what, 0) + count
     wanted = [f"fault {kind}" for kind in KINDS]
     wanted += ["died before commit", "died after commit", "died while sending"]
@@ -284,3 +304,235 @@ def test_every_invariant_that_a_run_checks_has_a_mistake_that_breaks_it() -> Non
     assert {number for _, number, _ in PLANTED} == {
         "I1", "I2", "I3", "I4", "I5", "I6", "I9", "I12", "I13",
     }  # fmt: skip
+
+
+# --- The network ----------------------------------------------------------------------------------
+
+FRAME = ("a", 1, 0, [])
+
+
+def still(**weather: Any) -> Network:
+    return Network(random.Random(1), Weather(**{"delay_ms": 5, "jitter_ms": 0, **weather}))
+
+
+def test_a_calm_link_delivers_once_after_its_delay() -> None:
+    assert still().send(100, "a", "b", FRAME) == [(105, "a", "b", FRAME)]
+
+
+def test_a_cut_link_loses_what_passes_and_only_in_its_direction() -> None:
+    network = still()
+    network.cut(one_way(["a"], ["b"]), hold=False)
+    assert network.send(100, "a", "b", FRAME) == []
+    assert len(network.send(100, "b", "a", FRAME)) == 1
+    assert network.mend(200, one_way(["a"], ["b"]), hold=False) == []
+    assert len(network.send(300, "a", "b", FRAME)) == 1
+
+
+def test_a_link_that_holds_delivers_the_past_when_it_is_mended() -> None:
+    network = still()
+    network.cut([("a", "b")], hold=True)
+    assert network.send(100, "a", "b", FRAME) == []
+    assert network.mend(900, [("a", "b")], hold=True) == [(905, "a", "b", FRAME)]
+
+
+def test_a_link_cut_twice_is_open_after_two_mends() -> None:
+    network = still()
+    for _ in range(2):
+        network.cut([("a", "b")], hold=True)
+    network.send(100, "a", "b", FRAME)
+    assert network.mend(200, [("a", "b")], hold=True) == []
+    assert len(network.mend(300, [("a", "b")], hold=True)) == 1
+
+
+def test_healing_opens_every_link_and_lets_go_of_what_was_held() -> None:
+    network = still(loss=1.0)
+    network.cut(across([["a"], ["b", "c"]]), hold=True)
+    network.send(100, "a", "c", FRAME)
+    assert [delivery[1:3] for delivery in network.heal(500)] == [("a", "c")]
+    assert len(network.send(600, "a", "b", FRAME)) == 1
+
+
+def test_a_request_of_a_client_is_never_doubled() -> None:
+    network = still(double=1.0, replay=1.0)
+    assert len(network.send(100, "c0", "a", FRAME, again=False)) == 1
+    assert len(network.send(100, "a", "b", FRAME)) == 2
+
+
+# --- The world ------------------------------------------------------------------------------------
+
+KEY = ring.full_key(b"sim", b"k")
+CONFIG = Config(
+    partitions=4, probe_ms=50, probe_timeout_ms=20, suspicion_ms=100, exchange_ms=200,
+    replica_timeout_ms=20, background_timeout_ms=300,
+)  # fmt: skip
+
+
+class Ring:
+    """A calm world of three nodes and one client, that has been up for a while."""
+
+    def __init__(self, **how: Any) -> None:
+        network = Network(random.Random(1), Weather())
+        self.world = World(5, ["n1", "n2", "n3"], CONFIG, network, Oracle(), **how)
+        self.client = Caller("c0", self.world, random.Random(2))
+        for name in self.world.hosts:
+            self.world.start(name)
+        self.run(300)
+
+    def run(self, ms: int) -> None:
+        self.world.run_until(self.world.now_ms + ms)
+
+    def ask(self, kind: int, tail: tuple[Any, ...], node: str, timeout_ms: int = 100) -> Op:
+        op = Op(kind, KEY, self.world.now_ms + timeout_ms, tail, tries=1, pin=node)
+        self.client.submit(op, lambda op: None)
+        self.world.uids[op.put_id] = "v"
+        self.world.attend(self.client)
+        return op
+
+    def put(self, node: str, **how: int) -> Op:
+        return self.ask(m.PUT, (0, 0, m.SLOPPY, 0, b"\0v"), node, **how)
+
+    def held_by(self) -> list[str]:
+        skey = ring.storage_key(KEY, CONFIG.partitions)
+        return [n for n, host in self.world.hosts.items() if host.disk.get(OBJECTS, skey)]
+
+
+def test_a_put_is_acknowledged_and_stored_by_all_owners() -> None:
+    cluster = Ring()
+    op = cluster.put("n1")
+    cluster.run(20)
+    assert op.answer is not None
+    assert cluster.held_by() == ["n1", "n2", "n3"]
+    assert cluster.world.unsettled() == ("", "")
+
+
+def test_a_step_that_dies_before_its_commit_leaves_nothing() -> None:
+    cluster = Ring()
+    cluster.world.doom("n1", BEFORE_COMMIT, 50)
+    op = cluster.put("n1")
+    cluster.run(20)
+    assert cluster.world.hosts["n1"].node is None
+    assert cluster.held_by() == []
+    cluster.run(300)
+    assert op.done
+    assert op.answer is None
+    assert cluster.world.hosts["n1"].node is not None
+
+
+def test_a_step_that_dies_after_its_commit_leaves_a_row_that_spreads_later() -> None:
+    cluster = Ring()
+    cluster.world.doom("n1", AFTER_COMMIT, 50)
+    op = cluster.put("n1")
+    cluster.run(20)
+    assert cluster.held_by() == ["n1"]
+    cluster.run(1_000)
+    assert op.answer is None
+    assert cluster.held_by() == ["n1", "n2", "n3"]
+
+
+def test_a_step_that_dies_while_sending_reaches_some() -> None:
+    reached = []
+    for split in range(8):
+        cluster = Ring()
+        cluster.world._rng.seed(split)
+        cluster.world.doom("n1", WHILE_SENDING, 500)
+        cluster.put("n1")
+        cluster.run(20)
+        reached.append(len(cluster.held_by()))
+    assert min(reached) < 3
+    assert max(reached) > 1
+
+
+def test_a_wiped_disk_comes_back_empty_and_is_filled_by_the_others() -> None:
+    cluster = Ring()
+    cluster.put("n1")
+    cluster.run(20)
+    cluster.world.wipe("n2")
+    assert cluster.held_by() == ["n1", "n3"]
+    assert not cluster.world.only_copy("n1")
+    cluster.world.start("n2")
+    cluster.run(1_000)
+    assert cluster.held_by() == ["n1", "n2", "n3"]
+    assert cluster.world.unsettled() == ("", "")
+
+
+def test_the_only_copy_of_a_row_is_recognised() -> None:
+    cluster = Ring()
+    cluster.world.doom("n1", AFTER_COMMIT, 5_000)
+    cluster.put("n1")
+    cluster.run(20)
+    assert cluster.world.only_copy("n1")
+    assert not cluster.world.only_copy("n2")
+
+
+def test_a_paused_node_does_not_carry_out_what_expired_meanwhile() -> None:
+    cluster = Ring()
+    cluster.ask(m.GET, (1, 0, 0), "n1")  # n1 has met the client: it can tell how old a frame is
+    cluster.run(20)
+    cluster.world.pause("n1")
+    op = cluster.put("n1", timeout_ms=100)
+    cluster.run(400)
+    assert op.done
+    cluster.world.resume("n1")
+    cluster.run(400)
+    assert cluster.held_by() == []
+
+
+def test_messages_that_travel_as_bytes_make_the_same_run() -> None:
+    plain, encoded = (run(replace(draw(4), encode=encode)) for encode in (False, True))
+    assert plain.ops == encoded.ops
+    assert not plain.violations
+    assert not encoded.violations
+
+
+def test_an_acknowledgement_is_checked_against_the_disks() -> None:
+    cluster = Ring()
+    world, oracle = cluster.world, cluster.world.oracle
+    write = oracle.begin_write(KEY, "v", 0, world.now_ms)
+    op = cluster.put("n1")
+    cluster.run(20)
+    request = (m.PUT, 99, 0, KEY, 1, 0, m.BLIND, b"", op.put_id, 0, m.ALL, 0, 0, 0, b"")
+    world.watch_put("c0", write, request)
+    world._before_answer("c0", (m.PUT_OK, 99, b"", [], [], []))
+    assert oracle.violations == []
+    world.hosts["n3"].disk.delete(OBJECTS, ring.storage_key(KEY, CONFIG.partitions))
+    world._before_answer("c0", (m.PUT_OK, 99, b"", [], [], []))
+    assert [violation.number for violation in oracle.violations] == ["I12"]
+
+
+# --- Draws and schedules --------------------------------------------------------------------------
+
+
+def test_a_draw_depends_on_its_seed_alone() -> None:
+    assert draw(11) == draw(11)
+    assert draw(11) != draw(12)
+
+
+def test_one_seed_in_eight_encodes_its_frames() -> None:
+    assert sum(draw(seed).encode for seed in range(80)) == 10
+
+
+def test_disks_are_lost_only_where_two_of_them_acknowledge() -> None:
+    for seed in range(300):
+        drawn = draw(seed)
+        if "wipe" in drawn.kinds:
+            copies = min(drawn.config.n, drawn.nodes)
+            assert copies >= 2
+            assert (drawn.config.w or copies // 2 + 1) >= 2
+
+
+def test_a_schedule_is_made_before_anything_runs() -> None:
+    def one() -> list[Any]:
+        return schedule(random.Random(3), KINDS, ["n1", "n2", "n3"], ["c0"], 5_000, 100, 500)
+
+    assert one() == one()
+    assert {fault.kind for fault in one()} == set(KINDS)
+
+
+def test_a_failing_seed_tells_its_draw_the_story_of_the_key_and_how_to_replay_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    nothing_is_ever_superseded(monkeypatch)
+    story = run(2).story()
+    assert "seed 2:" in story
+    assert "PUT" in story
+    assert story.endswith("replay: python -m pytest tests/test_sim.py --seed 2")
