@@ -345,14 +345,14 @@ class Node:
 
     def check(self) -> None:
         """Assert what is cheap to assert; the simulator calls it after every step."""
-        self.table.check()
         for req, op in self.requests.pending.items():
             assert op.open, "C1: ended operations leave the table"
             assert op.req == req, "C1"
             assert len({*op.acked}) == len(op.acked), "C2: an acknowledgement per node"
 
     def check_rows(self) -> None:
-        """Assert what needs every row: roots and the hint index."""
+        """Assert what needs every row: the table, roots and the hint index."""
+        self.table.check()
         self.replica.check()
         self.handoff.check()
 
