@@ -16,6 +16,7 @@ from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.serving import Serving
+from dynamo.core.writes import Writes
 
 
 def to(*names: str):
@@ -602,3 +603,38 @@ def test_put_ids_are_remembered_for_as_long_as_somebody_is_away(monkeypatch):
     hand = retried_put(away_ms=3000, timeout_ms_max=1000)
     hand.settle()
     assert hand.read(hand.owners()[1]) == ["x", "y"]
+
+
+def late_first_attempt(hand: Hand) -> None:
+    """A first attempt lies in the network; its retry is minted, superseded, and then it arrives."""
+    a, b, c = hand.owners()
+    hand.lose = to(a)
+    hand.put(b, "x", attempt=1, ms=60)
+    hand.put(b, "y", ms=60)
+    hand.heal()
+    hand.put(b, "z", ms=60)
+    for node in (a, b, c):
+        assert hand.values(node) == ["z"]
+    late = (m.PUT, 999, 1000, hand.full(), 1, 0, m.AUTO, b"", value_id("x"), 0, 0, 0, 1, 0, b"x")
+    node = hand.nodes[a]
+    hand.now += 1
+    hand.flying += [
+        (a, dst, message)
+        for dst, message in node.step(hand.now, [(b"client", late, hand.now - 300)])
+        if isinstance(dst, str)
+    ]
+    hand.run(20)
+
+
+def test_a_first_attempt_that_arrives_after_its_retry_is_not_minted_again(monkeypatch):
+    """D5 (found by the simulator): the old value came back over everything written since."""
+    hand = Hand(exchange_ms=1_000_000)
+    late_first_attempt(hand)
+    hand.settle()
+    assert hand.read(hand.owners()[0]) == ["z"]
+
+    monkeypatch.setattr(Writes, "_doubt_if_late", lambda self, message, deadline_ms: message)
+    hand = Hand(exchange_ms=1_000_000)
+    late_first_attempt(hand)
+    hand.settle()
+    assert "x" in hand.read(hand.owners()[0])

@@ -51,6 +51,10 @@ from dynamo.core.requests import (
     unavailable,
 )
 
+# A put this old on arrival, in ms and as a share of its time, may have been retried elsewhere: more
+# than a busy node's queue, less than a client's patience with its first try.
+LATE_MS, LATE_SHARE = 10, 20
+
 
 class Writes:
     """Takes up puts and brings them to their mint; from there on they are `Fanout`'s."""
@@ -72,6 +76,7 @@ class Writes:
         key = message[3]
         skey = ring.storage_key(key, requests.table.partitions)
         owners = requests.table.owners(skey[0] << 8 | skey[1])
+        message = self._doubt_if_late(message, deadline_ms)
         op = self._operation(client, message, deadline_ms, skey, owners)
         if requests.me in owners:
             self._check_reachable(op)
@@ -83,6 +88,20 @@ class Writes:
                 requests, client, message, skey, deadline_ms, owners,
                 lambda again: self._stand_in(op, again[9]),
             ).silent(requests.now_ms)  # fmt: skip
+
+    def _doubt_if_late(self, message: Message, deadline_ms: int) -> Message:
+        """Take a first attempt that was long under way for a further one: it asks before it mints.
+
+        History: the first attempt of an auto put lay in the network, its client retried elsewhere,
+        went on to other writes, and then the first arrived, at a node that had never heard of the
+        put. Being auto, it covered what the node held: everything the client had written since.
+        """
+        timeout_ms = min(message[2], self.requests.config.timeout_ms_max)
+        age_ms = timeout_ms - (deadline_ms - self.requests.now_ms)
+        if message[9] or age_ms < max(LATE_MS, timeout_ms // LATE_SHARE):
+            return message
+        self.requests.stats["late_puts"] += 1
+        return (*message[:9], 1, *message[10:])
 
     def _operation(
         self, client: Client, message: Message, deadline_ms: int, skey: bytes,

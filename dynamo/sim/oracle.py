@@ -17,8 +17,9 @@ writes without a value; what a delete covers must not be shown.
 
 One kind of write is not exact. An *auto* put by a client that has seen nothing covers what its
 coordinator happened to hold, which no client can know. Such a write may have covered anything
-that was begun before it ended, so it excuses the absence of those values and of no others; it
-accuses nobody. (`horizon_ms` below; workloads without such puts get the exact verdict.)
+that was begun before it ended, or in the same millisecond, so it excuses the absence of those
+values and of no others; it accuses nobody. (`horizon_ms` below; workloads without such puts get
+the exact verdict.)
 
 A put that was sent more than once may live under two dots, and the copy that a cut kept apart may
 come back after the other was superseded. DESIGN §2 admits that, so it is counted and not judged:
@@ -224,7 +225,7 @@ class Oracle:
         return [
             write
             for write in self.writes_of(key)
-            if not write.delete and not write.bit & seen and write.begun_ms >= horizon_ms
+            if not write.delete and not write.bit & seen and write.begun_ms > horizon_ms
         ]
 
     def _with_deletes(self, key: bytes, seen: Seen) -> Seen:
@@ -239,7 +240,7 @@ class Oracle:
         return seen
 
     def _horizon_ms(self, key: bytes, seen: Seen) -> int:
-        """Before when writes must have begun for an auto put in `seen` to have covered them."""
+        """By when writes must have begun for an auto put in `seen` to have covered them."""
         ends = [w.ended_ms for w in self.writes_of(key) if w.auto and w.bit & seen]
         return max(ends, default=-1)
 
@@ -248,7 +249,7 @@ class Oracle:
         if not uids:
             return False
         seen = self._with_deletes(write.key, self.seen(write.key, uids))
-        return bool(write.bit & seen) or write.begun_ms < self._horizon_ms(write.key, seen)
+        return bool(write.bit & seen) or write.begun_ms <= self._horizon_ms(write.key, seen)
 
     def on_disks(self, write: Write, w: int, disks: Sequence[str]) -> None:
         """The client is about to be told OK with level `w`; these disks hold the write (I12)."""
