@@ -638,3 +638,35 @@ def test_a_first_attempt_that_arrives_after_its_retry_is_not_minted_again(monkey
     late_first_attempt(hand)
     hand.settle()
     assert "x" in hand.read(hand.owners()[0])
+
+
+def stand_in_with_an_old_context() -> list[str]:
+    """S stands in, erases, and stands in again for a client that knows only its first dot."""
+    lost = []
+    for key in (f"k{i}" for i in range(8)):
+        hand = Hand(nodes=4)
+        (spare,) = [name for name in hand.names if name not in hand.owners(key)]
+        hand.isolate(spare)
+        hand.run(500)
+        context = hand.put(spare, "v1", key=key, w=1)[2]
+        for value in ("v2", "v3"):
+            hand.put(spare, value, key=key, mode=m.BLIND, w=1)
+        hand.settle()
+        assert hand.hints(spare) == 0
+        hand.isolate(spare)
+        hand.run(500)
+        hand.put(spare, "v4", key=key, mode=m.CAUSAL, context=context, w=1)
+        for value in ("v5", "v6"):
+            hand.put(spare, value, key=key, mode=m.BLIND, w=1)
+        hand.settle()
+        shown = hand.read(hand.owners(key)[0], key=key)
+        lost += [value for value in ("v2", "v3", "v4", "v5", "v6") if value not in shown]
+    return lost
+
+
+def test_an_entry_that_came_with_a_context_is_not_continued(monkeypatch):
+    """D3 (found by the simulator, a lost write)."""
+    assert stand_in_with_an_old_context() == []
+
+    monkeypatch.setattr(Replica, "notice_foresight", lambda *args: None)
+    assert stand_in_with_an_old_context() != []

@@ -21,7 +21,7 @@ away, a hint erased, a tombstone collected - cannot continue counting where it m
 What remains is a row that went back in time (unsynced writes lost, an old copy of the directory).
 Then own entries may continue below what others know, so the whole generation is retired when
     - the store is new, or was opened after an unclean end without synced writes;
-    - a clock arrives that shows more of an own entry than is held (amnesia);
+    - a clock arrives, or a client's context, that shows more of an own entry than is held;
     - a record of the arc is found corrupt.
 
 Superseded put ids are remembered for twice the longest deadline, in the row's transaction (D5).
@@ -246,6 +246,7 @@ class Replica:
         self, arc: int, clock: dvv.Clock, context: dvv.Context, value: dvv.Value
     ) -> tuple[dvv.Clock, bytes, int]:
         """Write `value` under a fresh own dot; return the clock, the actor and the counter."""
+        self.notice_foresight(arc, clock, context)
         prefix = self.prefix(arc)
         for actor, _, _ in clock:
             if actor.startswith(prefix):
@@ -320,6 +321,19 @@ class Replica:
                 self.stats["amnesia"] += 1
                 return True
         return False
+
+    def notice_foresight(self, arc: int, clock: dvv.Clock, context: dvv.Context) -> None:
+        """Retire the arc's actors if a client's context knows more of them than `clock` does.
+
+        History: S stood in, minted (s1,1) to (s1,3), delivered, erased. It stood in again for a
+        client whose context said (s1,1), and minted (s2,1); with the context the entry (s1,1) had
+        come into the row, and the next put continued it, with (s1,2) for another value.
+        """
+        prefix = self.prefix(arc)
+        for actor, n in context.items():
+            if actor.startswith(prefix) and n > dvv.counter(clock, actor):
+                self.retire(arc, "a context knows more of it")
+                return
 
     def settle(
         self, skey: bytes, mine: dvv.Clock, merged: dvv.Clock
