@@ -316,3 +316,16 @@ def test_repairs_are_awaited_for_their_own_time_not_for_the_hedge_that_was_due()
     hand.release()
     hand.run(3)
     assert [payload for _, payload in hand.answer()[3]] == [b"2", b"1"]
+
+
+def test_a_read_of_all_owners_asks_again_where_a_frame_was_lost():
+    """Found by the simulator: one lost answer, and a read at r=3 waited for it to its deadline."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    hand.lose = lambda src, dst, message: message[0] == m.FETCHED and src == b
+    assert hand.get(a, r=3, ms=60) is None
+    hand.heal()
+    hand.run(200)
+    assert hand.answer()[0] == m.GET_OK
+    assert sorted(hand.answer()[4]) == sorted([a, b, c])

@@ -206,11 +206,20 @@ class Reads:
                 self.requests.stats["hedged"] += 1
             self._observe(now_ms - op.started_ms)
             self.ask(op, op.left.pop(0))
-        elif op.flags & SLOPPY and all(name in op.owners for name in op.waiting):
+        else:
+            self._ask_beyond(op)
+        return now_ms + (self._hedge_ms() if op.left else self.requests.config.replica_timeout_ms)
+
+    def _ask_beyond(self, op: Get) -> None:
+        # All owners have been asked. A lost frame must not decide the read, and stand-ins may hold
+        # a hint. History: a late frame of a peer's earlier life made its present one look like a
+        # ghost for a moment, and reads of all owners waited for an answer that had been dropped.
+        for name in list(op.waiting):
+            self.ask(op, name)
+        if op.flags & SLOPPY and all(name in op.owners for name in op.waiting):
             op.left = [name for name in self.requests.stand_ins(op.arc) if name not in op.answers]
             if op.left:
                 self.ask(op, op.left.pop(0))
-        return now_ms + (self._hedge_ms() if op.left else self.requests.config.replica_timeout_ms)
 
     def _observe(self, took_ms: int) -> None:
         # A running p99: up by 0.99 steps when exceeded, down by 0.01 when not.
