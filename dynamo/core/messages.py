@@ -152,7 +152,6 @@ NOT_DURABLE = 3  # a synced write was asked of a store that keeps nothing
 # FETCHED.status
 OBJECT = 0  # obj is what is held, b"" for nothing
 SAME = 1  # what is held has the digest that was sent
-UNKNOWN = 2  # the record is corrupt: neither present nor absent
 
 
 class Malformed(Exception):

@@ -36,7 +36,6 @@ from dynamo.core.messages import (
     SAME,
     SLOPPY,
     TIMED_OUT,
-    UNKNOWN,
     Message,
 )
 from dynamo.core.replica import CHECK_BYTES, seal_record
@@ -237,8 +236,6 @@ class Reads:
         if not isinstance(op, Get) or sender not in op.waiting or op.repairing:
             return
         del op.waiting[sender]
-        if status == UNKNOWN:
-            return
         op.answers[sender] = op.local if status == SAME else obj
         if op.done:
             self._late(op, sender)
