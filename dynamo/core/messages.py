@@ -46,8 +46,9 @@ MAGIC = b"dy"
 PUT = 1  # req timeout_ms key ver phase mode context put_id attempt w pw flags ttl_ms value
 GET = 2  # req timeout_ms key ver phase r pr flags
 RING = 3  # req timeout_ms known_version
-STATUS = 4  # req timeout_ms what: "status" | "roots" | "exchange"; answered by the node
+STATUS = 4  # req timeout_ms what (see `inspection`); answered by the node that is asked
 FAULTS = 5  # req timeout_ms blocked_peers; only where the configuration allows faults
+SCAN = 6  # req timeout_ms arc ver phase match start limit; keys of one arc, one page
 
 # --- node -> client ----------------------------------------------------------------------------
 PUT_OK = 16  # req context values acked_by stand_ins; values [] = the put is the only survivor
@@ -56,6 +57,7 @@ CONFLICT = 18  # req context values; an auto put met several values it has not s
 FAILED = 19  # req code text required received acked silent maybe_applied retry_after_ms
 RING_IS = 20  # req cluster version n partitions r w members owners limits
 STATUS_IS = 21  # req json
+SCAN_IS = 22  # req keys upto synced; upto: where to continue, b"" when the arc is done
 
 # --- peer -> peer ------------------------------------------------------------------------------
 REPLICATE = 32  # req timeout_ms key ver phase home needed durable actor dead obj
@@ -81,12 +83,14 @@ SHAPES: dict[int, tuple[type, ...]] = {
     RING: (N, N, N, N),
     STATUS: (N, N, N, S),
     FAULTS: (N, N, N, L),
+    SCAN: (N, N, N, N, N, N, B, B, N),
     PUT_OK: (N, N, B, L, L, L),
     GET_OK: (N, N, B, L, L),
     CONFLICT: (N, N, B, L),
     FAILED: (N, N, N, S, N, N, L, L, N, N),
     RING_IS: (N, N, S, N, N, N, N, N, L, B, L),
     STATUS_IS: (N, N, B),
+    SCAN_IS: (N, N, L, B, N),
     REPLICATE: (N, N, N, B, N, N, S, N, N, B, L, B),
     REPLICATE_OK: (N, N, N, N, B),
     FETCH: (N, N, N, B, N, N, B),
@@ -111,8 +115,8 @@ NAMES = {
     and value in SHAPES
     and name not in ("VERSION", "LIFE_BITS")
 }
-FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS))
-TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS))
+FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS, SCAN))
+TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS, SCAN_IS))
 FROM_PEER = frozenset(range(REPLICATE, KEYS_ARE + 1))
 
 # PUT.mode
