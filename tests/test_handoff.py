@@ -62,7 +62,7 @@ def test_a_hint_is_erased_only_after_its_home_acknowledged(monkeypatch):
 
     def erase_on_send(self, home, skey, now_ms):
         size = deliver(self, home, skey, now_ms)
-        self._erase(home, skey, self._row(skey))
+        self._erase(home, skey, self.row(skey))
         return size
 
     monkeypatch.setattr(Handoff, "_deliver", erase_on_send)
@@ -217,7 +217,7 @@ def test_what_a_stand_in_minted_goes_to_every_owner(owners_back):
 
 def test_the_store_itself_counts_its_starts():
     hand = Hand()
-    assert hand.nodes["n1"].status()["boot"] == 1
+    assert hand.nodes["n1"].inspection.status()["boot"] == 1
     hand.kill("n1")
-    assert hand.start("n1").status()["boot"] == 2
+    assert hand.start("n1").inspection.status()["boot"] == 2
     assert hand.stores["n1"].get(META, b"boot") == (2).to_bytes(8, "big")

@@ -112,7 +112,7 @@ class Handoff:
             self.stats["hints_refused"] += 1
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return False
-        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        homes, since, held = self.row(skey) or ([], wall_ms, b"")
         mine, theirs = dvv.decode(held), dvv.decode(obj)
         merged = dvv.merge(mine, theirs)
         if not self._replica.notice_amnesia(HINT_ARC, mine, theirs):
@@ -126,7 +126,7 @@ class Handoff:
             self.stats["hints_refused"] += 1
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return
-        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        homes, since, held = self.row(skey) or ([], wall_ms, b"")
         self._write(skey, (_with(homes, home), since, held))
 
     def mint(
@@ -141,7 +141,7 @@ class Handoff:
 
         The actor is one of the hint space (D3).
         """
-        homes, since, held = self._row(skey) or ([], wall_ms, b"")
+        homes, since, held = self.row(skey) or ([], wall_ms, b"")
         clock = dvv.decode(held)
         new, actor, n = self._replica.mint(HINT_ARC, clock, context, value)
         new, gone = self._replica.settle(skey, clock, new)
@@ -153,7 +153,7 @@ class Handoff:
 
     def peek(self, skey: bytes) -> bytes:
         """The object of a hint held for this key, b"" for none."""
-        row = self._row(skey)
+        row = self.row(skey)
         return row[2] if row is not None else b""
 
     def _closed(self, home: str, skey: bytes, wall_ms: int) -> bool:
@@ -165,7 +165,8 @@ class Handoff:
 
     # --- rows ---------------------------------------------------------------------------------
 
-    def _row(self, skey: bytes) -> Row | None:
+    def row(self, skey: bytes) -> Row | None:
+        """Whom the hint on this key is owed to, since when, and its object; None for no hint."""
         record = self._store.get(HINTS, skey)
         return None if record is None else self._read(skey, record)
 
@@ -228,7 +229,7 @@ class Handoff:
                 return
 
     def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
-        row = self._row(skey)
+        row = self.row(skey)
         if row is None:  # found corrupt just now
             self._bytes[home] -= self._owed[home].pop(skey, 0)
             return 0
@@ -262,7 +263,7 @@ class Handoff:
         if sent is None or sent[0] != sender:
             return False
         home, skey, obj, _ = sent
-        row = self._row(skey)
+        row = self.row(skey)
         if status != STORED or row is None or home not in row[0]:
             return True
         if obj == (row[2] or self._replica.obj(skey)):  # H1
@@ -281,6 +282,14 @@ class Handoff:
     def counts(self) -> dict[str, int]:
         """Undelivered hints per home."""
         return {home: len(owed) for home, owed in sorted(self._owed.items())}
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes that the hints of each home take."""
+        return {home: self._bytes[home] for home in sorted(self._owed)}
+
+    def oldest(self) -> dict[str, int]:
+        """Per home the wall clock at which its oldest hint was taken, in ms, or earlier."""
+        return {home: self._oldest[home] for home in sorted(self._owed)}
 
     def check(self) -> None:
         """Assert that what is indexed is what is stored (H4). Reads every hint row."""

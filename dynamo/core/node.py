@@ -6,7 +6,8 @@
               Serving   what coordinators elsewhere ask      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
-              Liveness  who answers                          ┘                            outbox
+              Liveness  who answers                          │                            outbox
+              Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
 
@@ -36,6 +37,7 @@ from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
 from dynamo.core.handoff import Handoff
+from dynamo.core.inspection import Inspection
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
@@ -55,11 +57,9 @@ from dynamo.core.messages import (
     REPLICATE,
     REPLICATE_OK,
     RING,
-    RING_IS,
     ROOTS,
     ROOTS_ARE,
     STATUS,
-    STATUS_IS,
     Malformed,
     Message,
 )
@@ -158,13 +158,25 @@ class Node:
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
-        self._client_handlers: dict[int, Handler] = {
+        self.inspection = Inspection(
+            name, cluster.name, config, self.table, store, self.requests, self.handoff,
+            self.exchange, now_ms,
+        )  # fmt: skip
+        self._client_handlers = self._for_clients()
+        self._peer_handlers = self._for_peers()
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    def _for_clients(self) -> dict[int, Handler]:
+        return {
             PUT: self.requests.on_request,
             GET: self.requests.on_request,
-            RING: self._on_ring,
-            STATUS: self._on_status,
+            RING: self.inspection.on_ring,
+            STATUS: self.inspection.on_status,
         }
-        self._peer_handlers: dict[int, Handler] = {
+
+    def _for_peers(self) -> dict[int, Handler]:
+        return {
             REPLICATE: self.serving.on_replicate,
             REPLICATE_OK: self._on_replicate_ok,
             FETCH: self.serving.on_fetch,
@@ -181,8 +193,6 @@ class Node:
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
         }
-        # Before anything else: the identity and the start counter of this life are on disk.
-        store.commit(sync=True)
 
     # --- the one step -------------------------------------------------------------------------
 
@@ -284,64 +294,10 @@ class Node:
             self.fanout.on_replicate_ok(sender, message, born_ms)
             self.reads.on_replicate_ok(sender, message, born_ms)
 
-    def _on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
-        config, table = self.config, self.table
-        members = [[m.name, m.host, m.client_port] for m in table.members.values()]
-        limits = [config.key_bytes_max, config.value_bytes_max, config.timeout_ms_max]
-        self._outbox.append(
-            (
-                client,
-                (RING_IS, message[1], self.cluster.name, table.version, table.n, table.partitions,
-                 config.r, config.w, members, table.packed_owners(), limits),
-            )
-        )  # fmt: skip
-
-    def _on_status(self, client: bytes, message: Message, born_ms: int) -> None:
-        what = message[3]
-        answer: dict[str, Any] = {}
-        if what == "status":
-            answer = self.status()
-        elif what == "roots":
-            answer = self.roots()
-        elif what == "exchange":
-            self.exchange.hurry_all()
-        self._outbox.append((client, (STATUS_IS, message[1], msgspec.json.encode(answer))))
-
     @property
     def ready(self) -> bool:
         """Whether every arc owned here is synced, so that this node counts in every read."""
         return self.exchange.ready
-
-    def status(self) -> dict[str, Any]:
-        """What an operator sees of this node, as plain JSON values."""
-        return {
-            "node": self.name,
-            "cluster": self.cluster.name,
-            "ready": self.ready,
-            "boot": self.replica.boot,
-            "durability": self._store.durability,
-            "ring": {
-                "version": self.table.version,
-                "partitions": self.table.partitions,
-                "n": self.table.n,
-            },
-            "peers": self.liveness.states(),
-            "hints": self.handoff.counts(),
-            "keys": self.replica.keys,
-            "stats": dict(sorted(self.stats.items())),
-        }
-
-    def roots(self) -> dict[str, Any]:
-        """What `wait_converged` compares: hints left, and the root of each arc that has rows."""
-        return {
-            "node": self.name,
-            "ready": self.ready,
-            "hints": sum(self.handoff.counts().values()),
-            "owed": self.handoff.counts(),
-            "roots": {
-                str(arc): f"{root:016x}" for arc, root in sorted(self.replica.roots.items()) if root
-            },
-        }
 
     def check(self) -> None:
         """Assert what is cheap to assert; the simulator calls it after every step."""

@@ -152,10 +152,17 @@ class Replica:
         """The 6 bytes that mark this store's own actors on an arc, until they are retired."""
         known = self._prefixes.get(arc)
         if known is None:
-            name = b"%d/%d" % (arc, self._retired.get(arc, 0))
-            known = blake2b(name, digest_size=6, key=self._incarnation).digest()
-            self._prefixes[arc] = known
+            known = self._prefixes[arc] = self._named(arc, self._retired.get(arc, 0))
         return known
+
+    def is_own(self, arc: int, actor: bytes) -> bool:
+        """Whether an actor is one of this store's own on the arc, retired ones included."""
+        generations = range(self._retired.get(arc, 0) + 1)
+        return any(actor.startswith(self._named(arc, number)) for number in generations)
+
+    def _named(self, arc: int, generation: int) -> bytes:
+        name = b"%d/%d" % (arc, generation)
+        return blake2b(name, digest_size=6, key=self._incarnation).digest()
 
     def retire(self, arc: int, why: str) -> None:
         """Never mint under this arc's present actors again."""
