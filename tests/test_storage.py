@@ -776,3 +776,38 @@ def test_a_space_that_is_never_scanned_does_not_remember_every_key_it_had() -> N
         store.commit()
     assert len(store._moved[IDS]) < 2_500
     assert len(rows(store, IDS)) == 100
+
+
+def test_a_copy_that_was_put_back_knows_that_it_may_be_old(tmp_path: Path) -> None:
+    path, copy = tmp_path / "n1", tmp_path / "copy"
+    store = open_store(path, "fsync", "ring", "n1")
+    fill(store, b"a")
+    store.commit()
+    store.close()
+    shutil.copytree(path, copy)
+    store = open_store(path, "fsync", "ring", "n1")
+    assert not store.unclean
+    fill(store, b"b")
+    store.commit()
+    store.close()
+    shutil.rmtree(path)
+    copy.rename(path)
+    store = open_store(path, "fsync", "ring", "n1")
+    assert (store.unclean, store.fresh) == (True, False)
+    store.put(META, b"actors", b"retired")
+    store.commit()
+    store.close()
+    store = open_store(path, "fsync", "ring", "n1")
+    assert not store.unclean, "what it is by now, its peers know"
+    store.close()
+
+
+def test_a_directory_that_was_moved_is_no_copy(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "n1", "fsync", "ring", "n1")
+    fill(store, b"a")
+    store.commit()
+    store.close()
+    (tmp_path / "n1").rename(tmp_path / "n2")
+    store = open_store(tmp_path / "n2", "fsync", "ring", "n1")
+    assert not store.unclean
+    store.close()

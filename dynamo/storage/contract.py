@@ -63,8 +63,9 @@ class Store(Protocol):
     # before the first commit with rows, for that commit is where the node writes what it concludes
     # from them. (History: crash while creating; the next start finds an empty store that is not
     # new, and counts itself toward R with it.)
-    # `unclean`: the last run may have lost confirmed writes, as it neither closed cleanly nor ran
-    # at "fsync". `fresh`: nothing that an earlier store in this place knew is known here.
+    # `unclean`: confirmed writes may be missing, as the last run neither closed cleanly nor ran at
+    # "fsync", or as this is a copy of what it wrote. `fresh`: nothing that an earlier store in this
+    # place knew is known here.
     unclean: bool
     fresh: bool
 

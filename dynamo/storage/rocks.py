@@ -18,7 +18,10 @@ What RocksDB's checks do and do not tell apart
   - A log file removed as a whole is not noticed, unless it held everything: then `fresh` is True.
 
 Two rows of META belong to the store, and their names begin with "store.": who owns the directory,
-and how the last run went. They are there for people too, hence json.
+and how the last run went. They are there for people too, hence json. The second also names the
+file `place` beside the tables by its inode and ctime, which no copy of the directory shares: an old
+copy that was put back has lost everything since, and calls itself unclean. (A snapshot of the
+whole disk is not told apart by this.)
 """
 
 from __future__ import annotations
@@ -107,6 +110,9 @@ class RocksStore:
         last = json.loads(self._rows.get(_RUN) or b"{}")
         self.fresh = created or bool(last.get("fresh"))
         self.unclean = not created and _ended_badly(last)
+        self._place = _place(self._path)
+        if not created and last.get("place", self._place) != self._place:
+            self.unclean = True  # a copy, and how old nobody knows
         self._pending = self.fresh or self.unclean  # verdicts that no commit has acted upon
         batch = WriteBatch(raw_mode=True)
         if created:
@@ -144,6 +150,7 @@ class RocksStore:
         run = {
             "durability": self.durability,
             "clean": clean,
+            "place": self._place,
             "fresh": self._pending and self.fresh,
             "unclean": self._pending and self.unclean,
         }
@@ -416,3 +423,12 @@ def _ended_badly(run: dict[str, Any]) -> bool:
     """
     lost = not run.get("clean") and run.get("durability") != "fsync"
     return bool(lost or run.get("unclean"))
+
+
+def _place(path: Path) -> list[int]:
+    """What tells this directory from a copy of it. Both change with a copy, also of one back."""
+    file = path / "place"
+    if not file.exists():
+        file.write_text("Tells a copy of this directory from the original; leave it alone.\n")
+    found = file.stat()
+    return [found.st_ino, found.st_ctime_ns]
