@@ -670,3 +670,27 @@ def test_an_entry_that_came_with_a_context_is_not_continued(monkeypatch):
 
     monkeypatch.setattr(Replica, "notice_foresight", lambda *args: None)
     assert stand_in_with_an_old_context() != []
+
+
+def read_beside_a_dying_owner() -> Hand:
+    """a, back with the first dot of x, reads; b, which remembers x, takes the repair and dies."""
+    hand = retried_put()
+    a, b, c = hand.owners()
+    hand.run(2)
+    answering = hand.nodes[a].table.others(hand.arc(), a)[0]
+    hand.lose = lambda src, dst, message: (
+        (src == answering and message[0] == m.REPLICATE_OK) or message[0] in (m.ROOTS, m.KEYS)
+    )
+    hand.get(a, ms=6)
+    hand.run(400)
+    return hand
+
+
+def test_an_owner_not_asked_so_far_is_asked_when_a_repair_stays_unanswered(monkeypatch):
+    """D5: the simulator, seed 206211; a lone writer met a sibling of its own."""
+    hand = read_beside_a_dying_owner()
+    assert [payload for _, payload in hand.answer()[3]] == [b"y"]
+
+    monkeypatch.setattr(Reads, "_repair_others", lambda self, op: False)
+    hand = read_beside_a_dying_owner()
+    assert [payload for _, payload in hand.answer()[3]] == [b"y", b"x"]

@@ -195,6 +195,8 @@ class Reads:
         if op.repairing:
             if now_ms < op.repair_due_ms:
                 return op.repair_due_ms  # woken for the hedge that was due before
+            if self._repair_others(op):
+                return op.repair_due_ms
             self.answer(op)
             self.requests.close(op)
         elif op.done:
@@ -208,6 +210,21 @@ class Reads:
         else:
             self._ask_beyond(op)
         return now_ms + (self._hedge_ms() if op.left else self.requests.config.replica_timeout_ms)
+
+    def _repair_others(self, op: Get) -> bool:
+        """Repairs stayed unanswered: bring together what is here with owners not asked so far.
+
+        History: a retry's first dot came back with its coordinator. The owner that had been asked
+        remembered the put as superseded, took the repair, and died before it said so. The third
+        owner remembered it as well; the client saw a sibling of its own write.
+        """
+        others = [name for name in op.left if name in op.owners]
+        if not others or len(self.requests.shown(op.result)) < 2:
+            return False
+        op.left = []
+        op.waiting = dict.fromkeys(self._repair(op, others), "")
+        op.repair_due_ms = self.requests.now_ms + self.requests.config.replica_timeout_ms
+        return True
 
     def _ask_beyond(self, op: Get) -> None:
         # All owners have been asked. A lost frame must not decide the read, and stand-ins may hold
@@ -308,7 +325,8 @@ class Reads:
         register = requests.table.registers[op.arc]
         sent = []
         for name in names:
-            if name == requests.me or name not in op.owners or op.answers[name] == merged:
+            known = op.answers.get(name)  # None: not asked
+            if name == requests.me or name not in op.owners or known == merged:
                 continue
             sent.append(name)
             wait_ms = min(requests.config.background_timeout_ms, requests.remaining_ms(op))
