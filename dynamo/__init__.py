@@ -41,11 +41,13 @@ if TYPE_CHECKING:
         ProtocolError,
         QuorumTimeout,
         QuorumUnavailable,
+        ScanUnavailable,
         TooManySiblings,
         ValueTooLarge,
         WrongType,
     )
     from dynamo.client.results import Entry, Results, Trace, Written
+    from dynamo.client.scans import AsyncScan, Scan
     from dynamo.localring import local
 
     __version__: str
@@ -54,6 +56,7 @@ __all__ = [
     "AUTO",
     "AsyncBucket",
     "AsyncClient",
+    "AsyncScan",
     "AuthError",
     "BadContext",
     "BatchError",
@@ -80,6 +83,8 @@ __all__ = [
     "QuorumTimeout",
     "QuorumUnavailable",
     "Results",
+    "Scan",
+    "ScanUnavailable",
     "TooManySiblings",
     "Trace",
     "ValueTooLarge",
@@ -97,12 +102,14 @@ _HOMES = {
     "AUTO": "dynamo.client.context",
     "AsyncBucket": "dynamo.client.aio",
     "AsyncClient": "dynamo.client.aio",
+    "AsyncScan": "dynamo.client.scans",
     "Bucket": "dynamo.client.blocking",
     "Client": "dynamo.client.blocking",
     "Codec": "dynamo.client.codec",
     "Context": "dynamo.client.context",
     "Entry": "dynamo.client.results",
     "Results": "dynamo.client.results",
+    "Scan": "dynamo.client.scans",
     "Trace": "dynamo.client.results",
     "Written": "dynamo.client.results",
     "connect": "dynamo.client.blocking",

@@ -180,9 +180,7 @@ class Ring:
             process.terminate()
         for process in self._processes.values():
             process.await_end()
-        if self._admin is not None:
-            self._admin.close()
-            self._admin = None
+        self._admin = None
         if self._given_path is None:
             shutil.rmtree(self._path, ignore_errors=True)
         if self._reaper is not None:

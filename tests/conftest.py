@@ -23,6 +23,10 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 import dynamo  # noqa: E402
 
+# Blocked by its installed name in setup.cfg: a copy of `dynamo` would be imported before this file
+# has put the checkout first.
+pytest_plugins = ("dynamo.testing.plugin",)
+
 assert Path(dynamo.__file__).resolve().is_relative_to(ROOT), f"not the checkout: {dynamo.__file__}"
 
 
@@ -30,5 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Which seeds of the simulator `test_sim.py` runs."""
     parser.addoption("--seed", type=int, default=None, help="run this one seed of the simulator")
     parser.addoption(
-        "--seeds", type=int, default=120, help="how many seeds of the simulator to run"
-    )
+        "--seeds", default=None, metavar="N or A..B",
+        help="run the first N seeds of the simulator, or those from A to B",
+    )  # fmt: skip

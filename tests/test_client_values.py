@@ -330,10 +330,10 @@ def test_modify_without_a_merge_raises_before_or_after_its_write() -> None:
     assert after.value.maybe_applied
 
 
-def test_modify_does_not_merge_for_ever() -> None:
+def test_modify_leaves_siblings_to_the_next_reader_once_its_change_is_stored() -> None:
     hand = Hand(max)
-    with pytest.raises(dynamo.ConflictError):
-        hand.modify(lambda x: x, found(b"c1", 1), *[written(b"c", 1, 2)] * 8)
+    assert hand.modify(lambda x: x + 1, found(b"c1", 1), *[written(b"c", 2, 5)] * 2) == 5
+    assert hand.last == (m.CAUSAL, b"c", 5)
 
 
 # --- overlapping calls ------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.serving import Serving
+from dynamo.core.spaces import OBJECTS
 from dynamo.core.writes import Writes
 
 
@@ -694,3 +695,36 @@ def test_an_owner_not_asked_so_far_is_asked_when_a_repair_stays_unanswered(monke
     monkeypatch.setattr(Reads, "_repair_others", lambda self, op: False)
     hand = read_beside_a_dying_owner()
     assert [payload for _, payload in hand.answer()[3]] == [b"y", b"x"]
+
+
+def test_a_question_that_is_refused_under_an_older_register_is_asked_again():
+    """C2 (found by the simulator): what was sent instead, an object that did not exist yet, was
+    acknowledged, and that counted for the one that was minted a millisecond later."""
+    hand = Hand(timeout_ms_max=1_000)
+    a, b, c = hand.owners()
+    arc = hand.arc()
+    hand.nodes[b].table.adopt(arc, hand.nodes[a].table.registers[arc]._replace(ver=2))
+    hand.hold = lambda src, dst, message: src == c and message[0] == m.ID_IS
+    answer = hand.put(a, "x", attempt=1)
+    sent = [message for _, dst, message in hand.sent if dst == b]
+    assert [message[0] for message in sent if message[0] == m.ASK_ID] == [m.ASK_ID] * 2
+    assert all(message[11] for message in sent if message[0] == m.REPLICATE)
+    assert answer[0] == m.PUT_OK
+    assert hand.values(b) == ["x"]
+
+
+def test_a_record_whose_check_is_damaged_leaves_its_arc_with_a_true_root():
+    """M1 (found by the simulator): the root kept what the damaged check took out of it, and owners
+    that held the same compared their arc for ever."""
+    hand = Hand()
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    record = bytearray(hand.record(b))
+    record[0] ^= 1
+    hand.stores[b].put(OBJECTS, hand.skey(), bytes(record))
+    hand.stores[b].commit()
+    assert hand.read(b) == ["v1"]
+    hand.settle()
+    roots = {name: hand.nodes[name].replica.roots[hand.arc()] for name in (a, b, c)}
+    assert len(set(roots.values())) == 1
+    hand.nodes[b].check_rows()

@@ -58,6 +58,8 @@ def test_a_hint_shows_with_its_home_and_its_object() -> None:
     hand.isolate(c)
     hand.run(600)
     hand.put(a, "tea")
+    assert list(ask(hand, a, "status")["silent_ms"]) == [c]
+    assert ask(hand, a, "status")["silent_ms"][c] >= 600
     hint = ask_key(hand, outsider)["hint"]
     assert hint["homes"] == [c]
     assert shown(hint["obj"]) == [("tea", False)]

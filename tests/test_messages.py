@@ -76,6 +76,15 @@ def test_a_flipped_bit_is_found(data):
         m.decode_frame(bytes(bad), TAG, m.FROM_PEER)
 
 
+def test_a_name_that_is_no_utf8_is_malformed_and_ends_nobody():
+    """Found by the zoo: msgspec raises something else than its DecodeError for such a name."""
+    head = m._HEAD.size
+    body = frame(PING)[head:].replace(b"n1", b"\xff\xfe")
+    raw = m._HEAD.pack(m.MAGIC, m.VERSION, 0, m.crc32(body)) + body
+    with pytest.raises(m.Malformed, match="undecodable"):
+        m.decode_frame(raw, TAG, m.FROM_PEER)
+
+
 def test_the_age_of_a_frame_is_what_it_took_beyond_the_fastest():
     ages = m.Ages()
     assert ages.age_ms("n1", 1, 500, 10_000) == 0
@@ -91,6 +100,27 @@ def test_clocks_that_drift_apart_do_not_age_every_frame_for_ever():
     ages.age_ms("n1", 1, 0, 0)
     hour = 3_600_000
     assert ages.age_ms("n1", 1, hour, hour + 360) <= 1
+
+
+def test_a_sender_whose_clock_stood_still_is_believed_again_after_some_seconds():
+    """A suspended machine: its monotonic clock missed a minute, and will not make up for it."""
+    ages = m.Ages()
+    for at in range(0, 10_000, 100):
+        ages.age_ms("n1", 1, at, at)
+    found = [ages.age_ms("n1", 1, at - 60_000, at) for at in range(70_000, 85_000, 100)]
+    assert found[0] == pytest.approx(60_000, abs=10)
+    assert max(found[60:]) < 60_000
+    assert found[-1] == 0
+
+
+def test_a_burst_of_frames_that_were_held_up_does_not_count_as_a_clock_that_stood_still():
+    ages = m.Ages()
+    for at in range(0, 10_000, 100):
+        ages.age_ms("n1", 1, at, at)
+    burst = [ages.age_ms("n1", 1, at, 40_000) for at in range(10_000, 39_000, 100)]
+    assert burst[0] == pytest.approx(30_000, abs=10)
+    assert burst[-1] >= 1_000
+    assert ages.age_ms("n1", 1, 41_000, 50_000) >= 8_900, "nor does it raise what comes later"
 
 
 def test_the_memory_of_ages_is_bounded():

@@ -38,7 +38,7 @@ class Tale:
         self.oracle.writes[uid].attempts = 2
 
     def strict(self, uid: str) -> None:
-        self.oracle.writes[uid].strict = True
+        self.oracle.of(K).note_strict(self.oracle.writes[uid])
 
     def read(self, *uids: str) -> int:
         self.now_ms += 10

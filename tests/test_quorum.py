@@ -329,3 +329,17 @@ def test_a_read_of_all_owners_asks_again_where_a_frame_was_lost():
     hand.run(200)
     assert hand.answer()[0] == m.GET_OK
     assert sorted(hand.answer()[4]) == sorted([a, b, c])
+
+
+def test_a_read_that_the_owners_in_reach_cannot_answer_is_refused_before_its_deadline():
+    """Found with the demo: silence, though the owner and every stand-in had answered at once."""
+    hand = Hand(nodes=5)
+    a, b, c = hand.owners()
+    hand.put(a, "v1")
+    spare = next(name for name in hand.names if name not in (a, b, c))
+    hand.isolate(a, spare)
+    hand.run(600)  # until they are DOWN to each other
+    answer = hand.get(a, ms=20)
+    assert answer is not None, "nobody is left who could answer, and the client still waits"
+    assert (answer[0], answer[2], answer[5]) == (m.FAILED, m.UNAVAILABLE, 1)
+    assert hand.read(b) == ["v1"], "the side with two owners reads"

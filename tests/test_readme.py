@@ -97,7 +97,7 @@ def test_the_first_commands_set_up_and_the_second_ones_test(readme: str) -> None
     commands = [block.text for block in blocks(readme) if block.language in COMMANDS]
     assert commands[0].startswith("python3 -m venv .venv &&")
     assert "pip install ." in commands[0]
-    assert commands[0].endswith("-m dynamo\n")
+    assert commands[0].endswith(".venv/bin/dynamo demo\n")
     assert commands[1].startswith("python3 -m venv .venv &&")
     assert "pip install '.[test]'" in commands[1]
     assert commands[1].endswith("-m pytest\n")

@@ -47,6 +47,10 @@ BELOW = {
     "client": {"core", "storage"},
     "sim": {"core", "storage"},
 }
+# `dynamo.sim.Ring` is offered by its natural name, and loaded only when somebody asks for it.
+OFFERED = ("dynamo.sim", "dynamo.testing")
+# Runs many seeds in processes, and kills those that hang; nothing else in the simulator may use it.
+FARM = "dynamo.sim.farm"
 ZMQ_AT_HOME = ("dynamo.client", "dynamo.server", "dynamo.local", "dynamo.localring", "bench")
 
 FUNCTION_LINES_MAX = 70
@@ -132,6 +136,8 @@ def upward_imports(modules: Sources) -> list[str]:
                 continue
             if (mine, theirs) == ("sim", "client") and pure(other, modules):
                 continue
+            if (name, other) == OFFERED:
+                continue
             bad.append(f"{name}:{line}: {mine} imports {other}")
     return bad
 
@@ -147,6 +153,17 @@ def foreign_imports_in_core(modules: Sources) -> list[str]:
             if top in WORLD or not known:
                 bad.append(f"{name}:{line}: the core imports {other}")
     return bad
+
+
+def world_in_simulator(modules: Sources) -> list[str]:
+    """Simulated time is the only time, but for the module that watches processes."""
+    return [
+        f"{name}:{line}: the simulator imports {other}"
+        for name, text in modules.items()
+        if layer(name) == "sim" and name != FARM
+        for line, other in imports(name, text, modules)
+        if other.split(".")[0] in WORLD or other == FARM
+    ]
 
 
 def zmq_away_from_home(modules: Sources) -> list[str]:
@@ -321,6 +338,7 @@ def strangers(tracked: list[str]) -> list[str]:
     [
         upward_imports,
         foreign_imports_in_core,
+        world_in_simulator,
         zmq_away_from_home,
         pickle_imports,
         cycles_in_core,
@@ -368,14 +386,21 @@ SMALL = {
     "dynamo.client.session": "from dynamo.core.a import x\n",
     "dynamo.client.blocking": "import time\nimport zmq\nfrom dynamo.client import session\n",
     "dynamo.server": "import zmq\nimport dynamo.storage\n",
-    "dynamo.sim": "from dynamo.client import session\n",
+    "dynamo.sim": "from dynamo.client import session\nfrom dynamo.testing import Ring\n",
     "dynamo.local": "from dynamo import server, client\n",
 }
 
 
 @pytest.mark.parametrize(
     "rule",
-    [upward_imports, foreign_imports_in_core, zmq_away_from_home, cycles_in_core, undetermined],
+    [
+        upward_imports,
+        foreign_imports_in_core,
+        world_in_simulator,
+        zmq_away_from_home,
+        cycles_in_core,
+        undetermined,
+    ],
 )
 def test_a_small_tidy_project_passes(rule: Callable[[Sources], list[str]]) -> None:
     assert rule(SMALL) == []
@@ -394,6 +419,7 @@ def test_a_small_tidy_project_passes(rule: Callable[[Sources], list[str]]) -> No
         ("dynamo.server", "import dynamo.local"),
         ("dynamo.sim", "from dynamo.client import blocking"),
         ("dynamo.sim", "import dynamo.server"),
+        ("dynamo.sim.world", "from dynamo.testing import Ring"),
     ],
 )
 def test_an_import_that_points_up_or_sideways_is_found(name: str, text: str) -> None:
@@ -404,6 +430,12 @@ def test_an_import_that_points_up_or_sideways_is_found(name: str, text: str) -> 
 def test_a_core_that_sees_the_world_is_found(module: str) -> None:
     assert foreign_imports_in_core(SMALL | {"dynamo.core.b": f"import {module}"})
     assert foreign_imports_in_core(SMALL | {"dynamo.core.b": f"from {module} import x"})
+
+
+@pytest.mark.parametrize("module", ["time", "subprocess", "pathlib", "dynamo.sim.farm"])
+def test_a_simulator_that_sees_the_world_is_found(module: str) -> None:
+    assert world_in_simulator(SMALL | {"dynamo.sim.world": f"import {module}"})
+    assert not world_in_simulator(SMALL | {"dynamo.sim.farm": "import time, subprocess"})
 
 
 def test_a_session_that_reads_the_clock_through_a_neighbour_is_found() -> None:

@@ -13,13 +13,13 @@ import asyncio
 import os
 import random
 import warnings
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 
 from dynamo.client import origin
-from dynamo.client.batch import BatchFlow, Flow
+from dynamo.client.batch import Flow
 from dynamo.client.codec import Codec, Coder
 from dynamo.client.context import AUTO, Auto, Context
 from dynamo.client.deadlines import now_ms
@@ -29,6 +29,7 @@ from dynamo.client.merge import Merge
 from dynamo.client.op import Op
 from dynamo.client.options import Level, Options, resolve
 from dynamo.client.results import Entry, Results, Written
+from dynamo.client.scans import AsyncScan
 from dynamo.client.session import Session
 from dynamo.client.surface import Key, Surface, answered, checked_merge
 from dynamo.client.wheel import NEVER_MS
@@ -97,7 +98,7 @@ class AsyncCore:
                 self.session.cancel(now_ms(), op)
         return op
 
-    async def run_batch(self, flow: BatchFlow) -> Results:
+    async def run_batch(self, flow: Generator[list[Op], list[Op], R]) -> R:
         """Carry out a batch in this task."""
         group = _Group()
         under_way: dict[Op, None] = {}
@@ -119,7 +120,7 @@ class AsyncCore:
                     del under_way[op]
                 ops = flow.send(done)
         except StopIteration as stop:
-            return cast(Results, stop.value)
+            return cast(R, stop.value)
         finally:
             for op in under_way:  # it ended early, by an error or a cancellation
                 self.session.cancel(now_ms(), op)
@@ -372,6 +373,15 @@ class AsyncBucket(Surface[T], Generic[T]):
         return await self._core.run_batch(
             self._put_many(items, context, w, pw, sloppy, durable, ttl, timeout, raise_on_error)
         )
+
+    def scan(
+        self, prefix: Key = "", *, after: str | None = None, r: Level | None = None
+    ) -> AsyncScan[T]:
+        """Every key of the bucket that begins with `prefix`, as `read` gives it; `async for`.
+
+        Not awaited; otherwise as `Bucket.scan`.
+        """
+        return AsyncScan(self, self._walk(prefix, after, r))
 
     @overload
     def bucket(

@@ -1,4 +1,4 @@
-"""Many flows side by side: get_many and put_many.
+"""Many flows side by side: get_many, put_many, scans, imports.
 
 A batch is itself a flow, but of lists: it yields the operations to start now and gets back those
 that have ended since. So many are under way at a time that neither this client nor the nodes have
@@ -7,7 +7,7 @@ to shed load, and each flow's deadline begins when its turn comes.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from typing import Any, TypeVar
 
 from dynamo.client.op import Op
@@ -18,6 +18,7 @@ R = TypeVar("R")
 Key = str | bytes
 Flow = Generator[Op, Op, R]
 BatchFlow = Generator[list[Op], list[Op], Results]
+Ended = Callable[[Any, Any, Exception | None], None]  # under which key, the value or the error
 
 BATCH_OPS = 512
 BATCH_BYTES = 16 << 20
@@ -25,27 +26,24 @@ MISSING: Any = object()  # what a get in a batch returns for a key without a val
 
 
 class _Batch:
-    """The flows under way, and what has come of the others."""
+    """The flows under way; `ended` hears of the others."""
 
-    __slots__ = ("active", "bytes", "issue", "results")
+    __slots__ = ("active", "bytes", "ended", "issue")
 
-    def __init__(self) -> None:
-        self.results = Results()
+    def __init__(self, ended: Ended) -> None:
+        self.ended = ended
         self.issue: list[Op] = []
         self.active = 0
         self.bytes = 0
 
-    def advance(self, key: Key, flow: Flow[Any], ended: Op | None) -> None:
+    def advance(self, key: Any, flow: Flow[Any], ended: Op | None) -> None:
         """Run one flow until it needs the next operation, or is over."""
         try:
             op = next(flow) if ended is None else flow.send(ended)
         except StopIteration as stop:
-            if stop.value is MISSING:
-                self.results.missing.append(key)
-            else:
-                self.results.found[key] = stop.value
+            self.ended(key, stop.value, None)
         except Exception as error:
-            self.results.failed[key] = error
+            self.ended(key, None, error)
         else:
             op.slot = (key, flow)
             self.issue.append(op)
@@ -60,11 +58,11 @@ class _Batch:
         self.advance(key, flow, ended)
 
 
-def batch(
-    flows: Iterable[tuple[Key, Flow[Any]]], raise_on_error: bool, options: Options
-) -> BatchFlow:
-    """Run `flows`, each under the key that its outcome goes to."""
-    state = _Batch()
+def stream(
+    flows: Iterable[tuple[Any, Flow[Any]]], ended: Ended, options: Options
+) -> Generator[list[Op], list[Op], None]:
+    """Run `flows`, begun one by one as there is room; `ended` hears of each under its key."""
+    state = _Batch(ended)
     waiting = iter(flows)
     ops_max = min(BATCH_OPS, options.max_in_flight)
     bytes_max = min(BATCH_BYTES, options.max_queued_bytes // 2)
@@ -77,10 +75,27 @@ def batch(
             else:
                 state.advance(job[0], job[1], None)
         if not state.active:
-            break
+            return
         issue, state.issue = state.issue, []
         for op in (yield issue):
             state.resume(op)
+
+
+def batch(
+    flows: Iterable[tuple[Any, Flow[Any]]], raise_on_error: bool, options: Options
+) -> BatchFlow:
+    """Run `flows`, each under the key that its outcome goes to."""
+    results = Results()
+
+    def ended(key: Any, value: Any, error: Exception | None) -> None:
+        if error is not None:
+            results.failed[key] = error
+        elif value is MISSING:
+            results.missing.append(key)
+        else:
+            results.found[key] = value
+
+    yield from stream(flows, ended, options)
     if raise_on_error:
-        state.results.check()
-    return state.results
+        results.check()
+    return results

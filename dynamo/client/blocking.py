@@ -14,6 +14,7 @@ from dynamo.client.merge import Merge
 from dynamo.client.op import Op
 from dynamo.client.options import Level, Options, resolve
 from dynamo.client.results import Entry, Results, Written
+from dynamo.client.scans import Scan
 from dynamo.client.surface import Key, Surface, answered, checked_merge, refuse_scan
 from dynamo.core import messages as m
 
@@ -161,6 +162,22 @@ class Bucket(Surface[T], Generic[T]):
         return self._core.run_batch(
             self._put_many(items, context, w, pw, sloppy, durable, ttl, timeout, raise_on_error)
         )
+
+    def scan(
+        self, prefix: Key = "", *, after: str | None = None, r: Level | None = None
+    ) -> Scan[T]:
+        """Every key of the bucket that begins with `prefix`, as `read` gives it.
+
+            for entry in kv.scan("user:"):
+                print(entry.key, entry.value)
+
+        Lazy, in the order of the ring, in bounded memory; keys that are UTF-8 come as str. Every
+        key acknowledged before it began and not deleted meanwhile comes exactly once, while at
+        most N - max(R, N-W+1) owners of it are away; what is written meanwhile may come or not.
+        It never ends early without an error: ScanUnavailable names the arc whose owners are
+        missing. `after`: the `.cursor` of a scan of the same keys, to go on behind its last entry.
+        """
+        return Scan(self, self._walk(prefix, after, r))
 
     @overload
     def bucket(

@@ -6,6 +6,7 @@
     ├─ OperationError                    .op .key .required .received .asked .alive
     │   │                                .coordinator .elapsed
     │   ├─ QuorumUnavailable             too few live replicas known; nothing was done
+    │   │  └─ ScanUnavailable            a scan met too few owners; .arc .cursor
     │   ├─ QuorumTimeout (TimeoutError)  too few answers in time; a write may have been applied
     │   ├─ Overloaded                    shed at once; .retry_after
     │   ├─ DiskFull                      a node is short of disk space
@@ -106,6 +107,15 @@ class QuorumUnavailable(OperationError):
     """Too few live replicas are known. Nothing was done."""
 
     retryable = True
+
+
+class ScanUnavailable(QuorumUnavailable):
+    """A scan cannot go on: too few owners of `arc` answer. Later: `scan(..., after=cursor)`."""
+
+    def __init__(self, message: str, *, arc: int = -1, cursor: str = "", **more: Any) -> None:
+        super().__init__(message, **more)
+        self.arc = arc
+        self.cursor = cursor
 
 
 class QuorumTimeout(OperationError, TimeoutError):

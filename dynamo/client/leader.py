@@ -25,18 +25,17 @@ import selectors
 import socket
 import threading
 import warnings
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from contextlib import suppress
 from typing import TypeVar, cast
 
 from dynamo.client import origin
-from dynamo.client.batch import BatchFlow, Flow
+from dynamo.client.batch import Flow
 from dynamo.client.deadlines import now_ms
 from dynamo.client.errors import ClientClosed, ClientForked
 from dynamo.client.memory import Memory
 from dynamo.client.op import Op
 from dynamo.client.options import Options
-from dynamo.client.results import Results
 from dynamo.client.session import Session
 from dynamo.client.wires import Wires
 
@@ -95,7 +94,7 @@ class Core:
         self._exchange([op], Waiter())
         return op
 
-    def run_batch(self, flow: BatchFlow) -> Results:
+    def run_batch(self, flow: Generator[list[Op], list[Op], R]) -> R:
         """Carry out a batch in this thread."""
         waiter = Waiter()
         under_way: dict[Op, None] = {}
@@ -109,7 +108,7 @@ class Core:
                     del under_way[op]
                 ops = flow.send(done)
         except StopIteration as stop:
-            return cast(Results, stop.value)
+            return cast(R, stop.value)
         finally:
             if under_way and self._forks == origin.Lineage.forks:
                 self._leave(waiter, under_way)  # it ended early, by an error or Ctrl-C

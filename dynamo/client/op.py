@@ -22,7 +22,8 @@ class Op:
     """One logical request, and what became of it.
 
     `tail` holds the last fields of its message: PUT (w, pw, flags, ttl_ms, value), GET (r, pr,
-    flags), RING (known_version,). `pin` names the only node, by name or address, that may be asked.
+    flags), RING (known_version,), SCAN (arc, ver, phase, match, start, limit). `pin` names the only
+    node, by name or address, that may be asked.
     """
 
     __slots__ = (

@@ -59,18 +59,20 @@ def required(op: Op, ring: Ring | None) -> int:
 def _verb(op: Op) -> str:
     if op.kind == m.PUT:
         return "delete" if op.flags & m.DELETE else "write"
-    return "read" if op.kind == m.GET else "request"
+    return {m.GET: "read", m.SCAN: "scan"}.get(op.kind, "request")
 
 
 def _subject(op: Op) -> str:
+    if op.kind == m.SCAN:
+        return f"scan of arc {op.tail[0]}"
     link = "to" if _verb(op) == "write" else "of"
     return f"{_verb(op)} {link} {shown_key(op.key)!r}" if op.key else "request"
 
 
 def _facts(op: Op, now_ms: int) -> dict[str, Any]:
-    names = {"write": "put", "delete": "delete", "read": "get", "request": "status"}
+    names = {"write": "put", "read": "get", "request": "status"}
     return {
-        "op": names[_verb(op)],
+        "op": names.get(_verb(op), _verb(op)),
         "key": shown_key(op.key),
         "elapsed": (now_ms - op.started_ms) / 1000,
         "maybe_applied": op.maybe_applied,

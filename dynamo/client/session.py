@@ -63,6 +63,7 @@ _ANSWERS = {
     m.PUT: (m.PUT_OK, m.CONFLICT),
     m.GET: (m.GET_OK,),
     m.RING: (m.RING_IS,),
+    m.SCAN: (m.SCAN_IS,),
 }
 
 

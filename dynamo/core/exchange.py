@@ -82,6 +82,7 @@ class Exchange:
         "_roots_sent",
         "_seq",
         "_shared",
+        "_stirred",
         "_synced_with",
         "_table",
         "_unsynced_there",
@@ -126,6 +127,10 @@ class Exchange:
         # those were synced.
         self._synced_with: dict[int, dict[str, bool]] = {}
         self._unsynced_there: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
+        # Most steps have nothing to do here, and find that out by one comparison: whatever changes
+        # when `run` is due says so.
+        self._stirred = True
+        self._due_ms = 0
         for arc in own:
             if not replica.synced(arc):
                 self._doubt(arc)
@@ -154,12 +159,14 @@ class Exchange:
         if sum(met.values()) >= self._needed(arc) or len(met) == others:
             del self._synced_with[arc]
             self._replica.set_synced(arc, True)
+            self.stats["arcs_synced"] += 1
 
     def watch(self, arc: int) -> None:
         """Take up an arc that the replica has come to doubt."""
         if arc not in self._synced_with and self._me in self._table.owners(arc):
             self._doubt(arc)
             self.ready = False
+            self._stirred = True
 
     # --- schedule ---------------------------------------------------------------------------
 
@@ -168,15 +175,20 @@ class Exchange:
         for peer in peers:
             if peer in self._roots_due_ms:
                 self._roots_due_ms[peer] = 0
+                self._stirred = True
 
     def hurry_all(self) -> None:
         self.hurry(list(self._shared))
 
     def run(self, now_ms: int) -> None:
         """Send the comparisons that are due, and keep the walks going."""
+        if not self._stirred and now_ms < self._due_ms:
+            return
+        self._stirred = False
         for req, walk in list(self._walks.items()):
             if now_ms >= walk.due_ms:
                 del self._walks[req]
+                self.stats["pages_lost"] += 1
                 self._differing[walk.peer][walk.arc] = None
         for peer, arcs in self._shared.items():
             if self._liveness.state(peer) != "up":
@@ -191,6 +203,7 @@ class Exchange:
         if not self.ready and not self._synced_with:
             self.ready = True
             self._replica.events.append(("ready",))
+        self._due_ms = self._next_due_ms()
 
     def _round(self, peer: str, arcs: list[int], now_ms: int) -> None:
         hurried = self._roots_due_ms[peer] == 0
@@ -258,6 +271,7 @@ class Exchange:
         peer, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
         if peer != sender:
             return
+        self._stirred = True
         differ = {arc: None for arc in differing if isinstance(arc, int)}
         there = self._unsynced_there[peer]
         for arc in arcs:
@@ -281,6 +295,7 @@ class Exchange:
         root = self._replica.roots.get(arc, 0)
         before, rounds = doubtful.get(arc, (None, 0))
         doubtful[arc] = (root, rounds + 1)
+        self.stats["differences"] += 1
         return root == before or rounds + 1 >= ROUNDS_MAX
 
     def on_keys(self, sender: str, message: Message, born_ms: int) -> None:
@@ -313,6 +328,7 @@ class Exchange:
         walk = self._walks.pop(req, None)
         if walk is None or walk.peer != sender:
             return
+        self._stirred = True
         if not walk.at <= upto <= walk.end:
             raise Malformed("KEYS_ARE goes beyond its page")
         for skey, obj in objs:
@@ -354,6 +370,9 @@ class Exchange:
 
     def next_due_ms(self) -> int:
         """When `run` has something to do next, apart from messages."""
+        return self._due_ms
+
+    def _next_due_ms(self) -> int:
         due = min((walk.due_ms for walk in self._walks.values()), default=1 << 62)
         for peer, at in self._roots_due_ms.items():
             if self._shared[peer] and self._liveness.state(peer) == "up":

@@ -36,6 +36,7 @@ from typing import Any
 from dynamo.core import dvv
 from dynamo.core.handoff import Handoff
 from dynamo.core.messages import (
+    ASK_ID,
     DURABLE,
     HINT_REFUSED,
     NO_SPACE,
@@ -105,11 +106,14 @@ class Put(Operation):
 
     def silent(self, now_ms: int) -> int:
         """Whoever has not answered gets a stand-in; questions about the id are given up."""
+        stats = self.fanout.requests.stats
         if self.asking:
+            stats["questions_unanswered"] += 1
             self.asking = 0
             self.waiting.clear()
             self.resume(self)
         else:
+            stats["owners_silent"] += 1
             self.fanout.cover(self, list(self.uncovered))
         return now_ms + self.fanout.requests.config.replica_timeout_ms
 
@@ -123,7 +127,13 @@ class Put(Operation):
             )  # fmt: skip
 
     def again(self, peer: str) -> None:
-        self.fanout.send(self, peer, self.waiting[peer])
+        if self.asking:
+            # History: the question was refused, the object sent in its place, although there was
+            # none yet, and its acknowledgement counted for the one that was minted later.
+            self.fanout.requests.stats["asked_again"] += 1
+            self.fanout.ask(self, peer)
+        else:
+            self.fanout.send(self, peer, self.waiting[peer])
 
 
 class Fanout:
@@ -161,6 +171,16 @@ class Fanout:
             missing = [name for name in missing if name in op.uncovered]
         if missing:
             self.cover(op, missing)
+
+    def ask(self, op: Put, name: str) -> None:
+        """Ask a node whether it knows the put's id, before anything is minted."""
+        requests = self.requests
+        register = requests.table.registers[op.arc]
+        op.waiting[name] = ""
+        left_ms = requests.remaining_ms(op)
+        requests.outbox.append(
+            (name, (ASK_ID, op.req, left_ms, op.key, *register[:2], op.value[0]))
+        )
 
     def send(self, op: Put, name: str, home: str) -> None:
         """Send the object to an owner, or to a stand-in for `home`."""
@@ -229,6 +249,7 @@ class Fanout:
             op.stand_ins.remove([counted, owner])
 
     def _not_stored(self, op: Put, sender: str, home: str, status: int) -> None:
+        self.requests.stats["not_stored"] += 1
         if status == HINT_REFUSED:
             op.uncovered.pop(home, None)  # the arc is marked for repair there
             self._finish(op)
@@ -237,6 +258,7 @@ class Fanout:
 
     def _learn(self, op: Put, returned: bytes) -> None:
         # The receiver knew more than was sent. The client is told of it, as of a read.
+        self.requests.stats["puts_taught"] += 1
         theirs = dvv.decode(returned)
         self.take_in(op, returned)
         op.clock = dvv.shed(dvv.merge(op.clock, theirs), self.requests.replica.dead)

@@ -113,6 +113,8 @@ class Handoff:
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return False
         homes, since, held = self.row(skey) or ([], wall_ms, b"")
+        if homes:
+            self.stats["hints_merged" if home in homes else "hints_shared"] += 1
         mine, theirs = dvv.decode(held), dvv.decode(obj)
         merged = dvv.merge(mine, theirs)
         if not self._replica.notice_amnesia(HINT_ARC, mine, theirs):
@@ -127,6 +129,7 @@ class Handoff:
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return
         homes, since, held = self.row(skey) or ([], wall_ms, b"")
+        self.stats["hints_own"] += 1
         self._write(skey, (_with(homes, home), since, held))
 
     def mint(
@@ -175,11 +178,17 @@ class Handoff:
             return _decode(record[CHECK_BYTES:])
         # One bad row must not stop the others (a corrupt hint file once killed a dispatcher).
         self._store.put(QUARANTINE, skey, record)
+        self._give_up(skey)
+        return None
+
+    def _give_up(self, skey: bytes) -> None:
+        """What was owed is not here any more: leave the homes to the exchange, all of them."""
         self._store.delete(HINTS, skey)
         self.stats["hints_corrupt"] += 1
         self.needs_repair[int.from_bytes(skey[:2], "big")] = None
         self.events.append(("hint corrupt", skey.hex()))
-        return None
+        for home in [home for home, owed in self._owed.items() if skey in owed]:
+            self._drop(home, skey)
 
     def _write(self, skey: bytes, row: Row) -> None:
         self._store.put(HINTS, skey, seal_record(skey, _encode(row)))
@@ -201,10 +210,13 @@ class Handoff:
             self._store.put(HINTS, skey, seal_record(skey, _encode((homes, row[1], row[2]))))
         else:
             self._store.delete(HINTS, skey)
+        self._drop(home, skey)
+        self.stats["hints_delivered"] += 1
+
+    def _drop(self, home: str, skey: bytes) -> None:
         self._bytes[home] -= self._owed[home].pop(skey)
         if not self._owed[home]:
             del self._owed[home], self._bytes[home], self._oldest[home]
-        self.stats["hints_delivered"] += 1
 
     # --- delivery -----------------------------------------------------------------------------
 
@@ -231,9 +243,13 @@ class Handoff:
     def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
         row = self.row(skey)
         if row is None:  # found corrupt just now
-            self._bytes[home] -= self._owed[home].pop(skey, 0)
             return 0
         obj = row[2] or self._replica.obj(skey)
+        if not obj:
+            # The own row that was owed is set aside as corrupt. History: "nothing" was sent, the
+            # home acknowledged that, and the mark was erased with nobody repaired.
+            self._give_up(skey)
+            return 0
         self._seq += 1
         req = self._seq
         wait_ms = min(RESEND_MS, self._config.background_timeout_ms)
@@ -255,6 +271,7 @@ class Handoff:
             if due_ms > now_ms:
                 return
             del self._sent[req]
+            self.stats["hints_unanswered"] += 1
 
     def on_replicate_ok(self, sender: str, message: Message) -> bool:
         """Handle an acknowledgement if it is of a hint; say whether it was."""
@@ -268,6 +285,8 @@ class Handoff:
             return True
         if obj == (row[2] or self._replica.obj(skey)):  # H1
             self._erase(home, skey, row)
+        else:
+            self.stats["hints_outgrown"] += 1
         return True
 
     def drop_node(self, name: str) -> None:

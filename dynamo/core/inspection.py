@@ -103,6 +103,7 @@ class Inspection:
                 "n": self._table.n,
             },
             "peers": self._requests.liveness.states(),
+            "silent_ms": self._requests.liveness.silent_ms(self._requests.now_ms),
             "hints": self._handoff.counts(),
             "hint_bytes": self._handoff.sizes(),
             "keys": replica.keys,

@@ -37,7 +37,17 @@ class _Peer:
 class Liveness:
     """Opinions on all peers; `came_up` lists those heard again since it was last cleared."""
 
-    __slots__ = ("_config", "_events", "_outbox", "_peers", "_ran_ms", "_seq", "came_up", "doubts")
+    __slots__ = (
+        "_config",
+        "_due_ms",
+        "_events",
+        "_outbox",
+        "_peers",
+        "_ran_ms",
+        "_seq",
+        "came_up",
+        "doubts",
+    )
 
     def __init__(
         self,
@@ -52,6 +62,7 @@ class Liveness:
         self._events = events
         self._peers = {name: _Peer(now_ms) for name in peers}
         self._ran_ms = now_ms
+        self._due_ms = now_ms  # before it, `run` finds nothing to do; a sign of life makes it later
         self._seq = 0
         self.came_up: list[str] = []
         self.doubts = len(peers)  # how many are not UP: while 0, nobody need be looked at
@@ -68,6 +79,14 @@ class Liveness:
 
     def states(self) -> dict[str, str]:
         return {name: peer.state for name, peer in self._peers.items()}
+
+    def silent_ms(self, now_ms: int) -> dict[str, int]:
+        """For how long nothing was heard of those that are not UP; before, since the start."""
+        return {
+            name: now_ms - peer.heard_ms
+            for name, peer in self._peers.items()
+            if peer.state is not UP
+        }
 
     def heard(self, name: str, now_ms: int) -> None:
         """Any message of a peer is a sign of life."""
@@ -98,6 +117,8 @@ class Liveness:
         """Send the probes that are due and draw conclusions from silence."""
         stalled_ms = now_ms - self._ran_ms - self._config.probe_ms
         self._ran_ms = now_ms
+        if now_ms < self._due_ms and stalled_ms <= 0:
+            return
         for name, peer in self._peers.items():
             if stalled_ms > 0:  # L2
                 peer.heard_ms += stalled_ms
@@ -110,6 +131,7 @@ class Liveness:
                 self._events.append(("down", name))
             if now_ms >= peer.probe_due_ms:
                 self._probe(name, peer, now_ms)
+        self._due_ms = self._next_due_ms()
 
     def _probe(self, name: str, peer: _Peer, now_ms: int) -> None:
         self._seq += 1
@@ -120,11 +142,15 @@ class Liveness:
 
     def _suspect(self, name: str, peer: _Peer) -> None:
         peer.state = SUSPECT
+        self._due_ms = min(self._due_ms, peer.heard_ms + self._config.suspicion_ms)
         self.doubts += 1
         self._events.append(("suspect", name))
 
     def next_due_ms(self) -> int:
         """When `run` has something to do next."""
+        return self._due_ms
+
+    def _next_due_ms(self) -> int:
         due = self._ran_ms + self._config.probe_ms
         for peer in self._peers.values():
             due = min(due, peer.probe_due_ms)

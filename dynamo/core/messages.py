@@ -210,7 +210,8 @@ def decode_frame(frame: bytes, tag: bytes, allowed: Iterable[int]) -> Frame:
         raise Malformed("checksum mismatch")
     try:
         theirs, sender, boot, sent_ms, messages = _decode(body)
-    except (msgspec.DecodeError, RecursionError, MemoryError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, MemoryError) as error:
+        # A name that is no UTF-8 is no DecodeError to msgspec; it ended the node that got it.
         raise Malformed(f"undecodable body: {error}") from None
     if tag and theirs != tag:
         raise Malformed("frame of another cluster")
@@ -228,33 +229,52 @@ def _known(message: tuple[Any, ...]) -> bool:
 
 
 class Ages:
-    """How old a frame is on arrival, from the two monotonic clocks and the fastest frame so far.
+    """How old a frame is on arrival, from the two monotonic clocks and the fastest frame lately.
 
     Why: a frame may wait in a kernel buffer while its receiver is stopped, or in ZeroMQ while its
     sender is, and then arrive with its deadline untouched (measured: 7 of 22 frames more than 5 s
     old after a SIGCONT). `arrival - sent_ms` differs per pair by a constant plus the time under
     way; the least difference seen stands for the constant. It may rise by 1 ms in `CREEP_MS`, so
     that clocks which drift apart (1 in 10,000 at the worst) do not age every frame for ever.
+
+    It rises at once where some seconds of traffic brought nothing but late frames: then the clock
+    of the sender stood still. (History: a machine was suspended, its monotonic clock with it, and
+    afterwards everybody took each of its frames for minutes old, and dropped it, until it was
+    restarted.) A burst of frames that were held up proves nothing, as it comes all at once.
     """
 
     CREEP_MS = 10_000
+    WINDOW_MS = 5_000
+    MOMENT_MS = 100  # frames that come closer together are one moment
+    MOMENTS_MIN = 8  # in a window that is to count
 
     __slots__ = ("_base", "_limit")
 
     def __init__(self, limit: int = 10_000) -> None:
-        self._base: OrderedDict[tuple[str, int], tuple[int, int]] = OrderedDict()
-        # -> the least difference, and when it was seen
+        # -> the least difference, when it was seen; since when the window is open, the least
+        # difference in it, how many moments had a frame, and the last of them
+        self._base: OrderedDict[tuple[str, int], list[int]] = OrderedDict()
         self._limit = limit
 
     def age_ms(self, sender: str, boot: int, sent_ms: int, now_ms: int) -> int:
-        key = (sender, boot)
         diff = now_ms - sent_ms
-        known = self._base.get(key)
-        if known is not None:
-            base = known[0] + (now_ms - known[1]) // self.CREEP_MS
-            if diff > base:
-                return diff - base
-        elif len(self._base) >= self._limit:
-            self._base.popitem(last=False)
-        self._base[key] = (diff, now_ms)
+        seen = self._base.get((sender, boot))
+        if seen is None:
+            if len(self._base) >= self._limit:
+                self._base.popitem(last=False)
+            self._base[sender, boot] = [diff, now_ms, now_ms, diff, 1, now_ms]
+            return 0
+        if now_ms - seen[2] >= self.WINDOW_MS:
+            if seen[4] >= self.MOMENTS_MIN and seen[3] > seen[0]:
+                seen[0], seen[1] = seen[3], now_ms
+            seen[2:5] = [now_ms, diff, 0]
+        if now_ms - seen[5] >= self.MOMENT_MS:
+            seen[4] += 1
+            seen[5] = now_ms
+        if diff < seen[3]:
+            seen[3] = diff
+        base = seen[0] + (now_ms - seen[1]) // self.CREEP_MS
+        if diff > base:
+            return diff - base
+        seen[0], seen[1] = diff, now_ms
         return 0

@@ -7,6 +7,7 @@
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │                            outbox
+              Scanning  which keys an arc has                │
               Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
@@ -59,6 +60,7 @@ from dynamo.core.messages import (
     RING,
     ROOTS,
     ROOTS_ARE,
+    SCAN,
     STATUS,
     Malformed,
     Message,
@@ -67,6 +69,7 @@ from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.ring import Member, Table
+from dynamo.core.scanning import Scanning
 from dynamo.core.serving import Serving
 from dynamo.core.spaces import META
 from dynamo.core.writes import Writes
@@ -75,7 +78,7 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
 
 
 class Cluster(NamedTuple):
@@ -158,6 +161,7 @@ class Node:
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
+        self.scanning = Scanning(self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.table, store, self.requests, self.handoff,
             self.exchange, now_ms,
@@ -173,6 +177,7 @@ class Node:
             GET: self.requests.on_request,
             RING: self.inspection.on_ring,
             STATUS: self.inspection.on_status,
+            SCAN: self.scanning.on_scan,
         }
 
     def _for_peers(self) -> dict[int, Handler]:
@@ -255,6 +260,7 @@ class Node:
             self.exchange.hurry(self.liveness.came_up)
             self.liveness.came_up.clear()
         self.handoff.run(now_ms)
+        self.scanning.run()
         for arc in self.replica.take_doubted():
             self.exchange.watch(arc)
         if self.handoff.needs_repair:
@@ -273,6 +279,7 @@ class Node:
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
             self.replica.next_due_ms(),
+            self.scanning.next_due_ms(),
         ):
             if other is not None:
                 due = min(due, other)

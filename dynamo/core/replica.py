@@ -71,6 +71,7 @@ class Replica:
     __slots__ = (
         "_config",
         "_doubted",
+        "_forget_due_ms",
         "_ghosts",
         "_hold_ids_ms",
         "_incarnation",
@@ -112,6 +113,7 @@ class Replica:
         # first of a plain dict is found by walking over all that were deleted before it.)
         self.dead: OrderedDict[bytes, int] = OrderedDict()
         self._hold_ids_ms = 0  # until then no id is forgotten for its age
+        self._forget_due_ms = 0  # before it, none is old enough
         self._ghosts: dict[bytes, bytes] = {}  # dead ids that some row still holds -> its key
 
     # --- the store's own identity ---------------------------------------------------------------
@@ -136,6 +138,16 @@ class Replica:
         whole = (self._config.partitions + 7) // 8
         self._synced = bytearray(get(META, b"synced") or bytes(whole))
         assert len(self._synced) == whole, "the number of partitions is fixed for a store's life"
+
+    def _sum_root(self, arc: int) -> None:
+        """Add up the root of one arc anew.
+
+        History: the rotten byte was in the check itself, the record's false check was taken out of
+        the root, and from then on equal rows had different roots.
+        """
+        self.roots.pop(arc, None)
+        for skey, record in self._store.scan(OBJECTS, *ring.arc_range(arc)):
+            self._toggle(skey, record)
 
     def _sum_roots(self) -> None:
         for skey, record in self._store.scan(OBJECTS):
@@ -220,7 +232,7 @@ class Replica:
         arc = int.from_bytes(skey[:2], "big")
         self._store.put(QUARANTINE, skey, record)
         self._store.delete(OBJECTS, skey)
-        self._toggle(skey, record)
+        self._sum_root(arc)
         self.keys -= 1
         self.stats["records_corrupt"] += 1
         self.set_synced(arc, False)
@@ -305,6 +317,7 @@ class Replica:
         if actor and mine:
             seen = self.seen(mine, theirs, actor)
             if seen:
+                self.stats["dots_used_twice"] += 1
                 return held, seen
         for put_id in dead:
             self.remember(put_id)
@@ -340,6 +353,7 @@ class Replica:
         for actor, n in context.items():
             if actor.startswith(prefix) and n > dvv.counter(clock, actor):
                 self.retire(arc, "a context knows more of it")
+                self.stats["foresight"] += 1
                 return
 
     def settle(
@@ -363,9 +377,11 @@ class Replica:
         # left: where the row that superseded it was lost here, it may be the last copy there is.
         dead = [put_id for put_id in ids if put_id in self.dead]
         if dead and len(dead) < len(ids):
+            self.stats["ids_met_again"] += 1
             clock = dvv.shed(clock, self.dead)
             for put_id in dvv.ids_of(clock):
                 if put_id in self.dead:
+                    self.stats["ids_hidden"] += 1
                     self._ghosts[put_id] = skey
         return clock
 
@@ -402,6 +418,7 @@ class Replica:
     def revive(self, put_id: bytes) -> None:
         """Take back that a put was superseded: it was lost to a dot used twice."""
         if self.dead.pop(put_id, None) is not None:
+            self.stats["ids_revived"] += 1
             self._store.delete(IDS, put_id)
 
     def hold_ids(self) -> None:
@@ -415,13 +432,18 @@ class Replica:
     def forget_ids(self) -> None:
         """Drop what has been remembered long enough, or beyond `ids_max`."""
         dead, now, surplus = self.dead, self._now, len(self.dead) - self._config.ids_max
+        if now < self._forget_due_ms and surplus <= 0:
+            return
+        self._forget_due_ms = now + self._config.id_memory_ms
         while dead:
             put_id, due_ms = next(iter(dead.items()))
             if surplus <= 0 and now < max(due_ms, self._hold_ids_ms):
+                self._forget_due_ms = due_ms
                 return
             surplus -= 1
             del dead[put_id]
             if self._haunts(put_id):
+                self.stats["ids_kept_for_a_row"] += 1
                 dead[put_id] = now + self._config.id_memory_ms
                 continue
             self._store.delete(IDS, put_id)

@@ -194,6 +194,7 @@ class Requests:
         if len(self.pending) >= self.config.pending_ops_max or (
             self._bytes >= self.config.pending_bytes_max
         ):
+            self.stats["overloaded"] += 1
             raise Refused(OVERLOADED, f"{self.me} has {len(self.pending)} operations under way")
         try:
             name = ring.split_key(key)[1]
@@ -385,6 +386,8 @@ class Forward(Operation):
         self._tried += 1
         if self._left:
             owner = self._left.pop(0)
+            if self.waiting:
+                requests.stats["forwarded_again"] += 1
             self.waiting[owner] = ""
             due_ms = now_ms + requests.config.replica_timeout_ms
             if not self.open:

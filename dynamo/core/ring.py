@@ -93,7 +93,7 @@ def arc_range(arc: int) -> tuple[bytes, bytes]:
 class Table:
     """All registers of a ring, and the lookups that requests need. Cost of a lookup: one index."""
 
-    __slots__ = ("_others", "members", "n", "names", "partitions", "registers", "version")
+    __slots__ = ("_others", "_walks", "members", "n", "names", "partitions", "registers", "version")
 
     def __init__(self, members: Sequence[Member], n: int, partitions: int) -> None:
         self.members = {m.name: m for m in sorted(members)}
@@ -105,6 +105,7 @@ class Table:
         shape = {m.name: (m.zone, m.weight) for m in self.members.values()}
         owners = planner.plan([()] * partitions, shape, n)
         self._others: dict[int, tuple[Register, list[str]]] = {}
+        self._walks: dict[int, list[str]] = {}  # arc -> the nodes beyond its owners, in order
         self.registers = [Register(1, 0, planner.tie_of(cur, ()), cur, ()) for cur in owners]
 
     def owners(self, arc: int) -> tuple[str, ...]:
@@ -131,6 +132,7 @@ class Table:
         if register[:3] <= self.registers[arc][:3]:
             return False
         self.registers[arc] = register
+        self._walks.clear()
         self.version = max(self.version, register.ver)
         return True
 
@@ -139,19 +141,20 @@ class Table:
 
         Dynamo §4.6: the walk over the following arcs meets the other nodes in an order that
         every node computes alike, so that hints for one arc gather on few stand-ins.
-        Cost: O(partitions) at worst; only on the path where an owner is missing.
+        Cost: O(partitions) at worst, once per arc.
         """
+        known = self._walks.get(arc)
+        if known is None:
+            known = self._walks[arc] = self._walk(arc)
+        return [name for name in known if usable(name)]
+
+    def _walk(self, arc: int) -> list[str]:
         seen = dict.fromkeys(self.registers[arc].cur)
-        found: list[str] = []
         for step in range(1, self.partitions):
-            for name in self.registers[(arc + step) % self.partitions].cur:
-                if name not in seen:
-                    seen[name] = None
-                    if usable(name):
-                        found.append(name)
+            seen.update(dict.fromkeys(self.registers[(arc + step) % self.partitions].cur))
             if len(seen) == len(self.members):
                 break
-        return found
+        return list(seen)[len(self.registers[arc].cur) :]
 
     def arcs_of(self, name: str) -> list[int]:
         """The arcs that a node owns."""

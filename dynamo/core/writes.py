@@ -23,7 +23,6 @@ from dynamo.core.context import unseal
 from dynamo.core.fanout import Fanout, Put
 from dynamo.core.handoff import Handoff
 from dynamo.core.messages import (
-    ASK_ID,
     AUTO,
     BAD_CONTEXT,
     BLIND,
@@ -181,13 +180,8 @@ class Writes:
         if op.asking <= 0:
             op.asking = 0
             return False
-        register = requests.table.registers[op.arc]
-        left_ms = requests.remaining_ms(op)
         for name in nodes:
-            op.waiting[name] = ""
-            requests.outbox.append(
-                (name, (ASK_ID, op.req, left_ms, op.key, *register[:2], op.value[0]))
-            )
+            self.fanout.ask(op, name)
         return True
 
     def on_id_is(self, sender: str, message: Message, born_ms: int) -> None:
@@ -202,6 +196,8 @@ class Writes:
             # It was applied and superseded. Believe it. History: only the row that came with the
             # answer was looked at; the put was minted again, over the value that had replaced it.
             self.requests.replica.remember(op.value[0])
+        if known:
+            self.requests.stats["ids_found"] += 1
         op.asking = 0 if known else op.asking - 1
         if not op.asking:
             op.waiting.clear()
@@ -288,6 +284,7 @@ class Writes:
         shown = requests.shown(clock)
         if op.mode == BLIND:
             if len(shown) >= requests.config.siblings_max:
+                requests.stats["siblings_refused"] += 1
                 raise Refused(
                     TOO_MANY_SIBLINGS,
                     f"the key has {len(shown)} concurrent values: read them, and put one value "
@@ -297,6 +294,7 @@ class Writes:
         if len(shown) > 1 and op.maybe:
             raise Refused(TIMED_OUT, f"a stand-in holds {len(shown)} values of the key")
         if len(shown) > 1:
+            requests.stats["conflicts"] += 1
             op.done = True
             values = [[stamp_ms, payload] for _, _, stamp_ms, _, payload in shown]
             requests.reply(op.client, (CONFLICT, op.creq, requests.sealed(op.key, clock), values))

@@ -32,14 +32,21 @@ REQ = 1
 NO_TAG = bytes(8)
 
 
+_contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}  # process id -> its own; forks differ
+
+
+def _context() -> zmq.Context[zmq.Socket[bytes]]:
+    """The one context of this process for questions, which is never ended.
+
+    History: it was ended with the ring that asked. A signal had come between the making of a socket
+    and its being noted for closing, the end waited for that socket, and a demo hung up stayed.
+    """
+    mine = os.getpid()
+    return _contexts.get(mine) or _contexts.setdefault(mine, zmq.Context())
+
+
 class Admin:
-    """Asks nodes by address. Threads may share one."""
-
-    def __init__(self) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-
-    def close(self) -> None:
-        self._context.destroy(linger=0)
+    """Asks nodes by address. Threads may share one, and nothing has to be closed."""
 
     def status(
         self, nodes: Mapping[str, Address], what: str, timeout: float
@@ -90,7 +97,7 @@ class Admin:
                 socket.close(linger=0)
 
     def _connect(self, address: Address) -> zmq.Socket[bytes]:
-        socket = self._context.socket(zmq.DEALER)
+        socket = _context().socket(zmq.DEALER)
         socket.setsockopt(zmq.RECONNECT_IVL, 20)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
         socket.connect(f"tcp://{address}")

@@ -125,8 +125,12 @@ class Settings:
     label: str = field(repr=False)
 
 
-def load(path: Path, environ: Mapping[str, str]) -> Settings:
-    """Read, override, check; make the secret file if there is none."""
+def load(path: Path, environ: Mapping[str, str], make: bool = True) -> Settings:
+    """Read, override, check; make the secret file if there is none.
+
+    Without `make` nothing is written, and where there is no secret the cluster is one with an empty
+    secret: enough to look at the settings, not to run.
+    """
     raw = _parse(path)
     sections = {name: raw.get(name, {}) for name in _SECTIONS}
     members = raw.get("members", [])
@@ -142,7 +146,7 @@ def load(path: Path, environ: Mapping[str, str]) -> Settings:
     _check_node(node)
     config = _core_config(cluster, made["tuning"], len(ring))
     base = path.resolve().parent
-    identity, label = _identity(cluster, base / cluster.secret_file)
+    identity, label = _identity(cluster, base / cluster.secret_file, make)
     return Settings(
         name=node.name,
         data_dir=base / (node.data_dir or node.name),
@@ -363,10 +367,12 @@ def _core_config(cluster: ClusterSection, tuning: Any, members: int) -> Config:
 # --- The secret ----------------------------------------------------------------------------------
 
 
-def _identity(cluster: ClusterSection, path: Path) -> tuple[Cluster, str]:
+def _identity(cluster: ClusterSection, path: Path, make: bool) -> tuple[Cluster, str]:
     """The cluster's seal, and a label without the secret."""
     _check_name("cluster.name", cluster.name)
     if not path.exists():
+        if not make:
+            return Cluster(cluster.name, b""), cluster.name
         make_secret(path)
     ident, secret = _read_secret(path)
     # The id goes into the key, so that it is covered by the tag and by every sealed context.

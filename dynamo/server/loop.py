@@ -126,8 +126,12 @@ class _Seen:
         return earlier and now_ms - self.heard_ms < suspicion_ms
 
 
+# Goes on while the machine is suspended: a frame's age is the difference of two such clocks.
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
 def monotonic_ms() -> int:
-    return time.monotonic_ns() // 1_000_000
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 
 class Server:

@@ -4,6 +4,12 @@ One frame carries all messages of one step for one receiver, as in production, a
 is a frame's. Each frame draws its own delay, so two frames of one sender may overtake each other;
 real connections keep their order, but a connection that breaks and comes back does not.
 
+How long a frame takes is drawn by the shape of the weather: always the same, evenly spread, or
+with a heavy tail (most frames are quick, one in a hundred takes twenty times as long).
+
+A corrupted frame is delivered with some of its bytes changed, where frames travel as bytes at all;
+elsewhere nothing is corrupted. Its receiver must notice, count it, and be none the worse for it.
+
 Links are directed. A cut may drop what passes it, as a lost host does, or hold it until the cut
 is lifted, as a full socket buffer does: held frames arrive minutes old, all at once, and a node
 that acts on them spreads the past.
@@ -27,12 +33,22 @@ class Weather:
     """How bad the network is while faults are on. Rates are per frame."""
 
     delay_ms: int = 1  # every frame takes at least this long
-    jitter_ms: int = 1  # and up to this much more, evenly
+    jitter_ms: int = 1  # and up to this much more, as `shape` says
     loss: float = 0.0
     double: float = 0.0  # a second copy, with a delay of its own
     straggle: float = 0.0  # a delay of up to `straggle_ms`
     straggle_ms: int = 0
     replay: float = 0.0  # the frame is remembered, and sent again with a later one
+    shape: str = (
+        "even"  # "fixed": always all of jitter_ms; "even"; "tail": mostly little, rarely much
+    )
+    corrupt: float = 0.0  # a few bytes are changed on the way
+
+
+TAIL = 1.3  # the Pareto exponent of a heavy tail: the mean exists, the variance does not
+TAIL_MS_MAX = 5_000
+
+COUNTED = ("sent", "lost", "cut", "held", "doubled", "replayed", "corrupted")
 
 
 class Network:
@@ -50,7 +66,7 @@ class Network:
         self._held: dict[tuple[str, str], list[Frame]] = {}
         self._slow_ms: dict[str, int] = {}  # endpoint -> added to every frame from or to it
         self._kept: list[tuple[str, str, Frame]] = []
-        self.counts = dict.fromkeys(("sent", "lost", "cut", "held", "doubled", "replayed"), 0)
+        self.counts = dict.fromkeys(COUNTED, 0)
 
     def send(
         self, now_ms: int, source: str, target: str, frame: Frame, again: bool = True
@@ -63,14 +79,15 @@ class Network:
         """
         counts = self.counts
         counts["sent"] += 1
-        link = (source, target)
-        if link in self._dropping:
-            counts["cut"] += 1
-            return []
-        if link in self._holding:
-            counts["held"] += 1
-            self._held.setdefault(link, []).append(frame)
-            return []
+        if self._dropping or self._holding:
+            link = (source, target)
+            if link in self._dropping:
+                counts["cut"] += 1
+                return []
+            if link in self._holding:
+                counts["held"] += 1
+                self._held.setdefault(link, []).append(frame)
+                return []
         weather, draw = self.weather, self._rng.random
         found: list[Delivery] = []
         if again and weather.replay and draw() < weather.replay:
@@ -78,11 +95,22 @@ class Network:
         if weather.loss and draw() < weather.loss:
             counts["lost"] += 1
             return found
+        if weather.corrupt and type(frame[3]) is bytes and draw() < weather.corrupt:
+            frame = self._corrupted(frame)
         found.append((now_ms + self._delay_ms(source, target), source, target, frame))
         if again and weather.double and draw() < weather.double:
             counts["doubled"] += 1
             found.append((now_ms + self._delay_ms(source, target), source, target, frame))
         return found
+
+    def _corrupted(self, frame: Frame) -> Frame:
+        self.counts["corrupted"] += 1
+        body = bytearray(frame[3])
+        for _ in range(self._rng.randrange(1, 4)):
+            body[self._rng.randrange(len(body))] ^= self._rng.randrange(1, 256)
+        if body == frame[3]:
+            body.pop()  # the changes met in one byte and undid each other
+        return (*frame[:3], bytes(body))
 
     def _replay(self, now_ms: int, source: str, target: str, frame: Frame) -> list[Delivery]:
         kept = self._kept
@@ -97,9 +125,14 @@ class Network:
 
     def _delay_ms(self, source: str, target: str) -> int:
         weather, draw = self.weather, self._rng.random
-        delay = weather.delay_ms
-        if weather.jitter_ms:
-            delay += int(draw() * (weather.jitter_ms + 1))
+        delay, jitter_ms = weather.delay_ms, weather.jitter_ms
+        if jitter_ms:
+            if weather.shape == "even":
+                delay += int(draw() * (jitter_ms + 1))
+            elif weather.shape == "tail":
+                delay += min(int(jitter_ms * (self._rng.paretovariate(TAIL) - 1)), TAIL_MS_MAX)
+            else:
+                delay += jitter_ms
         if weather.straggle and draw() < weather.straggle:
             delay += int(draw() * weather.straggle_ms)
         if self._slow_ms:
@@ -127,6 +160,22 @@ class Network:
             for frame in self._held.pop(link, ()) if link not in self._holding else ():
                 found.append((now_ms + self._delay_ms(*link), *link, frame))
         return found
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def is_open(self, source: str, target: str) -> bool:
+        """Whether a frame that is sent now gets through, weather apart."""
+        link = (source, target)
+        return link not in self._dropping and link not in self._holding
+
+    def are_joined(self, a: str, b: str) -> bool:
+        return self.is_open(a, b) and self.is_open(b, a)
+
+    def is_clear(self) -> bool:
+        """Whether no frame is lost, damaged, or much later than others."""
+        weather = self.weather
+        rates = weather.loss + weather.straggle + weather.corrupt
+        return not rates and weather.shape != "tail" and not self._slow_ms
 
     def slow(self, name: str, extra_ms: int) -> None:
         """Delay every frame from and to `name` by this much; 0 ends it."""

@@ -1,91 +1,85 @@
 """What the ring promised, judged from what clients did and saw, never from what servers claim.
 
-Per key the oracle keeps every write in the order in which clients began them, and for each one
-its *past*: the writes that it covers, transitively. A read that returned S has *seen*
-`S ∪ past(S)`; a write made with that read's context covers exactly that. Sets of writes are the
-bits of an int, bit i for the i-th write of the key.
+Per key the oracle keeps every write and its *past*, the writes that it covers, transitively (see
+`history`). A read that returned S has *seen* `S ∪ past(S)`; a write made with that read's context
+covers exactly that. The verdict at rest is exact: per key the values shown are the maximal elements
+of the writes that were acknowledged, and of those with unknown outcome that turn out to have
+happened. Deletes are writes without a value; what a delete covers must not be shown.
 
-    a  put 1, blind              past {}
-    b  put 2, blind              past {}
-    a  read -> {1, 2}            seen {1, 2}
-    a  put 3 over that read      past {1, 2}
     at rest: {3}, or {3} and whatever was written without having seen 3
 
-The verdict at rest is exact: per key the values shown are the maximal elements of the writes that
-were acknowledged, and of those with unknown outcome that turn out to have happened. Deletes are
-writes without a value; what a delete covers must not be shown.
+Promises that no client can see broken are watched on the disks and the wire, by one class each in
+`judges` and `reach`; `verdict` looks at the ring as a whole when it has come to rest. A later
+promise is a class there, or a method here, and leaves the others as they are.
+
+By the numbers under which violations are reported:
+
+  I1   whole    an acknowledged write is shown at rest, or covered; where no disk lost anything, so
+                is one of unknown outcome that a disk committed; no row vanishes from a disk
+  I2   whole    only what was written to the key is shown or stored, after it was begun, and never a
+                write that its client was told had failed
+  I3   whole    at rest nothing that a delete covers is shown; a strict read shows nothing that a
+                delete acknowledged before it covers; no row brings back what it has let go
+  I4   whole    values shown together are concurrent, and none twice; a key's only writer, reading
+                strictly, meets none of its acknowledged writes but the last
+  I5   part     within a bound from the knobs: owners hold equal bytes, others nothing, roots are
+                equal, all nodes answer alike. Not yet: registers and membership, which are fixed
+  I6   part     strict reads show what strict writes acknowledged before them, or what covers it,
+                and nothing covered; through one coordinator that did not restart, a session's
+                reads never fall behind what it has read and written. Not promised: monotonic
+                reads across coordinators below strict levels
+  I7   not yet  there are no counters
+  I8   part     sets kept as siblings and merged by their clients: no acknowledged element is
+                missing. Not yet: convergent sets and maps
+  I9   whole    no hint is erased before its home holds what it says; created is delivered and
+                pending at all times; none is left at rest
+  I10  part     the owners of an arc are distinct and the table is the same everywhere
+                (`Table.check`). Not yet: changes of the ring
+  I11  part     the start counter of a store rises with every start. Not yet: membership
+  I12  whole    an acknowledged put is on W disks when its client is told, synced where it asked
+  I13  whole    an operation ends by its deadline, and succeeds where enough nodes were within
+                reach for all its life (`reach`)
+  I14  whole    the bytes of a value are the bytes that were put, in every answer and on every disk
+                that commits them; at rest no record is damaged
+  I15  part     tables, memories and queues of nodes and clients are within their limits after every
+                step, and empty at rest. Not yet: the length of clocks, the number of tombstones
+  I16  whole    two runs of a seed are one, see `campaign`
+  D1            a dot names one write for ever
+  D4   part     a context that was damaged, or given for another key, is refused
+  N0            no node and no session raises
 
 One kind of write is not exact. An *auto* put by a client that has seen nothing covers what its
 coordinator happened to hold, which no client can know. Such a write may have covered anything
 that was begun before it ended, or in the same millisecond, so it excuses the absence of those
-values and of no others; it accuses nobody. (`horizon_ms` below; workloads without such puts get
-the exact verdict.)
+values and of no others; it accuses nobody.
 
 A put that was sent more than once may live under two dots, and the copy that a cut kept apart may
 come back after the other was superseded. DESIGN §2 admits that, so it is counted and not judged:
 only for writes with more than one attempt, and only where messages can be lost or held (`cuts`).
-
-What is checked, by the numbers of the invariants:
-
-  I1   an acknowledged write is shown at rest, or covered by something that is there
-  I2   only what was written to the key is shown, after it was begun, and never a failed write
-  I3   at rest, nothing that an acknowledged delete covers is shown
-  I4   values shown together are concurrent, and none twice
-  I5   at rest all owners hold equal rows, others hold none, and all nodes answer alike
-  I6   a strict read shows what strict writes acknowledged before it, or what covers them
-  I9   at rest no hint is left
-  I12  an acknowledged put is on W disks when its client is told
-  I13  every operation ends by its deadline
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
-OPEN, OK, FAIL, INFO = "open", "ok", "fail", "info"
+from dynamo.sim.history import (
+    FAIL,
+    INFO,
+    NEVER_MS,
+    OK,
+    OPEN,
+    KeyHistory,
+    Seen,
+    Violation,
+    Write,
+    bits_of,
+)
 
-NEVER_MS = 1 << 60
-Seen = int  # a set of writes of one key, as bits
+__all__ = [
+    "FAIL", "INFO", "NEVER_MS", "OK", "OPEN", "KeyHistory", "Oracle", "Seen", "Violation", "Write",
+]  # fmt: skip
 
-
-class Violation(NamedTuple):
-    """One broken promise: the invariant's number, the key (b"" for none), and the story."""
-
-    number: str
-    key: bytes
-    text: str
-
-    def __str__(self) -> str:
-        return f"{self.number} {self.key.decode(errors='replace')}: {self.text}"
-
-
-class Write:
-    """One logical put or delete, however often it was sent."""
-
-    __slots__ = (
-        "attempts", "auto", "begun_ms", "bit", "delete", "ended_ms", "key", "past", "status",
-        "strict", "uid",
-    )  # fmt: skip
-
-    def __init__(
-        self, key: bytes, uid: str, bit: int, past: Seen, auto: bool, delete: bool, now_ms: int
-    ) -> None:
-        self.key = key
-        self.uid = uid
-        self.bit = bit
-        self.past = past
-        self.auto = auto  # covers what the coordinator held, which is unknown
-        self.delete = delete
-        self.begun_ms = now_ms
-        self.ended_ms = NEVER_MS
-        self.status = OPEN
-        self.strict = False  # W owners acknowledged it
-        self.attempts = 1
-
-    def __repr__(self) -> str:
-        what = "delete" if self.delete else "put"
-        return f"{what} {self.uid} {self.status} {self.begun_ms}..{self.ended_ms}"
+_EMPTY = KeyHistory()
 
 
 class Oracle:
@@ -96,18 +90,27 @@ class Oracle:
         self.violations: list[Violation] = []
         self.retry_siblings = 0
         self.writes: dict[str, Write] = {}  # by uid
-        self._keys: dict[bytes, list[Write]] = {}
+        self._keys: dict[bytes, KeyHistory] = {}
         self._shown: dict[str, int] = {}  # uid -> when a read first showed it
         self._due: dict[tuple[str, int], tuple[str, int]] = {}  # open operation -> what, deadline
+        self._loss_ms = -1  # when a disk last lost something
 
     def keys(self) -> list[bytes]:
         return sorted(self._keys)
 
     def writes_of(self, key: bytes) -> list[Write]:
-        return self._keys.get(key, [])
+        return self.of(key).writes
+
+    def of(self, key: bytes) -> KeyHistory:
+        """The history of a key; an empty one where nobody wrote."""
+        return self._keys.get(key, _EMPTY)
 
     def accuse(self, number: str, key: bytes, text: str) -> None:
         self.violations.append(Violation(number, key, text))
+
+    def note_loss(self, now_ms: int) -> None:
+        """A disk has lost something, by a fault."""
+        self._loss_ms = now_ms
 
     # --- operations -----------------------------------------------------------------------------
 
@@ -120,6 +123,10 @@ class Oracle:
         if now_ms > deadline_ms:
             self.accuse("I13", b"", f"{what} ended {now_ms - deadline_ms} ms after its deadline")
 
+    def last_due_ms(self) -> int:
+        """By when all that is under way must have ended; -1 if nothing is."""
+        return max((deadline_ms for _, deadline_ms in self._due.values()), default=-1)
+
     def nothing_open(self, now_ms: int) -> None:
         """All clients have stopped: what has not ended by now never will."""
         for what, deadline_ms in self._due.values():
@@ -131,35 +138,68 @@ class Oracle:
     ) -> Write:
         """A put or delete begins. `seen`: what its context covers, 0 for blind, None unknown."""
         assert uid not in self.writes, "values are unique"
-        writes = self._keys.setdefault(key, [])
-        write = Write(key, uid, 1 << len(writes), seen or 0, seen is None, delete, now_ms)
-        writes.append(write)
-        self.writes[uid] = write
+        history = self._keys.get(key)
+        if history is None:
+            history = self._keys[key] = KeyHistory()
+        write = self.writes[uid] = history.begin(key, uid, seen, delete, now_ms)
         return write
 
-    def end_write(self, write: Write, status: str, now_ms: int) -> None:
-        """OK: acknowledged. FAIL: it provably did nothing. INFO: nobody knows, it may yet come."""
+    def end_write(self, write: Write, status: str, now_ms: int, strict: bool = False) -> None:
+        """OK: acknowledged. FAIL: it provably did nothing. INFO: nobody knows, it may yet come.
+
+        `strict`: W owners acknowledged it, so that reads from R owners must show it.
+        """
         write.status = status
+        history = self._keys[write.key]
+        history.end(write)
         if status == OK:
             write.ended_ms = now_ms
+            if strict:
+                history.note_strict(write)
         elif status == FAIL and write.uid in self._shown:
             self.accuse("I2", write.key, f"{write} was shown at {self._shown[write.uid]}")
+        elif status == FAIL and write.kept:
+            self.accuse("I2", write.key, f"{write} is on a disk, and its client heard it is not")
+
+    def committed(self, write: Write) -> None:
+        """Some disk has the write now."""
+        write.kept = True
+        if write.status == FAIL:
+            self.accuse("I2", write.key, f"{write} is on a disk, and its client heard it is not")
+
+    # --- what answers show ----------------------------------------------------------------------
 
     def seen(self, key: bytes, uids: Iterable[str]) -> Seen:
         """What is covered by a context that came with exactly these values."""
-        seen = 0
-        for uid in uids:
-            write = self.writes.get(uid)
-            if write is not None and write.key == key:
-                seen |= write.bit | write.past
-        return seen
+        found = [self.writes[uid] for uid in uids if uid in self.writes]
+        return bits_of(write for write in found if write.key == key)
 
     def shown(self, key: bytes, uids: Sequence[str], now_ms: int) -> Seen:
         """Some answer showed these values: judge them, and return what its context covers."""
         known = [self._known(key, uid, now_ms) for uid in uids]
         writes = [write for write in known if write is not None]
-        self._judge_siblings(key, writes, now_ms)
-        return self.seen(key, uids)
+        if len(writes) > 1:
+            self._judge_siblings(key, writes, now_ms)
+        return bits_of(writes)
+
+    def payloads(self, key: bytes, values: Iterable[tuple[int, bytes]], where: str) -> list[str]:
+        """The writes that an answer's values name, after comparing every byte of them (I14)."""
+        uids = []
+        for _, payload in values:
+            uid = uid_of(payload)
+            self.compare(key, uid, payload, where)
+            uids.append(uid)
+        return uids
+
+    def compare(self, key: bytes, uid: str, payload: bytes, where: str) -> None:
+        """These bytes stand where the value of `uid` is due: they are the ones that were put."""
+        write = self.writes.get(uid)
+        if write is not None and write.payload is not None and write.payload != payload:
+            self.accuse(
+                "I14", key,
+                f"{write} is shown with other bytes {where}: {len(payload)} instead of "
+                f"{len(write.payload)}, {payload[:24]!r}",
+            )  # fmt: skip
 
     def _known(self, key: bytes, uid: str, now_ms: int) -> Write | None:
         write = self.writes.get(uid)
@@ -172,35 +212,73 @@ class Oracle:
         return write
 
     def _judge_siblings(self, key: bytes, writes: list[Write], now_ms: int) -> None:
-        if len(writes) < 2:
-            return
         bits = 0
         for write in writes:
             if bits & write.bit:
                 self._excuse_or_accuse("I4", write, f"{write} was shown twice at {now_ms}")
             bits |= write.bit
         for write in writes:
-            older = [other for other in writes if other.bit & write.past]
-            for other in older:
-                self._excuse_or_accuse(
-                    "I4", other, f"{other} was shown at {now_ms} beside {write}, which covers it"
-                )
+            if not bits & write.past:
+                continue
+            for other in writes:
+                if other.bit & write.past:
+                    self._excuse_or_accuse(
+                        "I4", other,
+                        f"{other} was shown at {now_ms} beside {write}, which covers it",
+                    )  # fmt: skip
 
-    def _may_return(self, uid: str) -> bool:
+    def may_return(self, uid: str) -> bool:
+        """Whether a second copy of this put is counted and not judged."""
         write = self.writes.get(uid)
         return self._cuts and write is not None and write.attempts > 1
 
     def _excuse_or_accuse(self, number: str, write: Write, text: str) -> None:
-        if self._may_return(write.uid):
+        if self.may_return(write.uid):
             self.retry_siblings += 1
         else:
             self.accuse(number, write.key, text)
 
     def strict_read(self, key: bytes, uids: Iterable[str], begun_ms: int, now_ms: int) -> None:
-        """A read that R owners answered: it must show what W owners had acknowledged (I6)."""
-        for write in self._uncovered(key, self.seen(key, uids)):
-            if write.strict and write.ended_ms < begun_ms:
+        """A read that R owners answered: it must show what W owners had acknowledged (I6),
+        and nothing that is covered by it (I3 for deletes)."""
+        history = self.of(key)
+        uids = list(uids)
+        seen = self.seen(key, uids)
+        for write in history.uncovered(history.strict, seen):
+            if write.ended_ms < begun_ms:
                 self.accuse("I6", key, f"{write} is missing from a strict read at {now_ms}")
+        for uid in uids:
+            write = self.writes[uid]
+            if write.bit & history.strictly_past:
+                self._judge_stale(history, write, begun_ms, now_ms)
+
+    def _judge_stale(self, history: KeyHistory, write: Write, begun_ms: int, now_ms: int) -> None:
+        for later in history.of(history.strict):
+            if write.bit & later.past and later.ended_ms < begun_ms:
+                self._excuse_or_accuse(
+                    "I3" if later.delete else "I6", write,
+                    f"a strict read at {now_ms} shows {write}, and {later} covers it",
+                )  # fmt: skip
+                return
+
+    def session_read(
+        self, who: str, key: bytes, uids: Iterable[str], before: Seen, now_ms: int
+    ) -> None:
+        """A read through the coordinator that gave this session all of `before` (I6)."""
+        for write in self.of(key).uncovered(before, self.seen(key, uids)):
+            if self.may_return(write.uid):
+                continue  # a second copy, hidden since it is known to be superseded
+            self.accuse(
+                "I6", key, f"{who} has read or written {write} through the same node before, "
+                f"and misses it at {now_ms}",
+            )  # fmt: skip
+
+    def set_read(self, key: bytes, elements: Iterable[str], begun_ms: int, now_ms: int) -> None:
+        """A strict read, or one at rest, of a set that its clients merge (I8)."""
+        found = dict.fromkeys(elements)
+        for write in self.of(key).writes:
+            if write.status == OK and write.uid not in found and write.ended_ms < begun_ms:
+                self.accuse("I8", key, f"the element of {write} is missing at {now_ms}")
 
     def lone_read(self, key: bytes, uids: Sequence[str], last: str, now_ms: int) -> None:
         """A strict read by the key's only writer, whose last write was acknowledged.
@@ -218,38 +296,9 @@ class Oracle:
                     "I4", write, f"its only writer wrote {last} last, and reads {uids} at {now_ms}"
                 )
 
-    def _uncovered(self, key: bytes, seen: Seen) -> list[Write]:
-        """Puts that are neither in `seen` nor covered by a delete or by an auto put."""
-        seen = self._with_deletes(key, seen)
-        horizon_ms = self._horizon_ms(key, seen)
-        return [
-            write
-            for write in self.writes_of(key)
-            if not write.delete and not write.bit & seen and write.begun_ms > horizon_ms
-        ]
-
-    def _with_deletes(self, key: bytes, seen: Seen) -> Seen:
-        """`seen`, and what deletes cover.
-
-        Deletes do not show, and a read that shows nothing may carry a context over one. So any
-        delete that has not failed excuses what it covers, whatever became of its tombstone.
-        """
-        for write in self.writes_of(key):
-            if write.delete and write.status != FAIL:
-                seen |= write.bit | write.past
-        return seen
-
-    def _horizon_ms(self, key: bytes, seen: Seen) -> int:
-        """By when writes must have begun for an auto put in `seen` to have covered them."""
-        ends = [w.ended_ms for w in self.writes_of(key) if w.auto and w.bit & seen]
-        return max(ends, default=-1)
-
     def covers(self, uids: Sequence[str], write: Write) -> bool:
         """Whether a disk that holds these has, or once had, that write."""
-        if not uids:
-            return False
-        seen = self._with_deletes(write.key, self.seen(write.key, uids))
-        return bool(write.bit & seen) or write.begun_ms <= self._horizon_ms(write.key, seen)
+        return bool(uids) and self.of(write.key).covers(self.seen(write.key, uids), write)
 
     def on_disks(self, write: Write, w: int, disks: Sequence[str]) -> None:
         """The client is about to be told OK with level `w`; these disks hold the write (I12)."""
@@ -263,20 +312,25 @@ class Oracle:
     ) -> None:
         """The exact verdict on one key.
 
-        `answers`: what a read of all owners through each node showed. `held`: uids of every
-        write, deletes included, whose value or tombstone an owner holds.
+        `answers`: what is shown, by a read of all owners through a node, or by one owner's own
+        row. `held`: uids of every write, deletes included, whose value or tombstone an owner holds.
         """
         shown = list(dict.fromkeys(uid for uids in answers.values() for uid in uids))
         present = self._present(key, shown, held)
         self._nothing_missing(key, present)
         self._nothing_extra(key, shown, present)
-        # Some nodes remember that a put was superseded under another dot, and hide this one.
-        same = [uid for uid in shown if not self._may_return(uid)]
+        # Some nodes remember that a put was superseded under another dot, and hide this one; and a
+        # value expires by the clock of whoever is asked.
+        same = [uid for uid in shown if not self.may_return(uid) and not self._mortal(uid)]
         views = {node: [uid for uid in same if uid in uids] for node, uids in answers.items()}
         first = next(iter(views), "")
         for node, view in views.items():
             if view != views[first]:
                 self.accuse("I5", key, f"{node} shows {view}, {first} shows {views[first]}")
+
+    def _mortal(self, uid: str) -> bool:
+        write = self.writes.get(uid)
+        return write is not None and write.mortal
 
     def _present(self, key: bytes, shown: Iterable[str], held: Sequence[str]) -> list[Write]:
         found: dict[str, Write] = {}
@@ -291,25 +345,33 @@ class Oracle:
         return list(found.values())
 
     def _nothing_missing(self, key: bytes, present: list[Write]) -> None:
-        for write in self._uncovered(key, self.seen(key, [write.uid for write in present])):
-            if write.status == OK:
+        history = self.of(key)
+        for write in history.uncovered((1 << len(history.writes)) - 1, bits_of(present)):
+            if self._must_stay(write):
                 there = ", ".join(map(repr, present)) or "nothing"
                 self.accuse("I1", key, f"{write} is lost; at rest: {there}")
 
+    def _must_stay(self, write: Write) -> bool:
+        if write.status == OK:
+            return not write.frail or self._loss_ms < write.begun_ms
+        return write.kept and write.status != FAIL and self._loss_ms < 0
+
     def _nothing_extra(self, key: bytes, shown: Iterable[str], present: list[Write]) -> None:
+        history = self.of(key)
         happened = {write.uid: write for write in present}
-        happened.update((write.uid, write) for write in self.writes_of(key) if write.status == OK)
+        happened.update((write.uid, write) for write in history.writes if write.status == OK)
+        covered = 0
+        for write in happened.values():
+            covered |= write.past
         for uid in shown:
-            write = self.writes.get(uid)
-            if write is None:
+            found = self.writes.get(uid)
+            if found is None or not found.bit & covered:
                 continue
-            for other in happened.values():
-                if write.bit & other.past:
-                    number = "I3" if other.delete else "I4"
-                    self._excuse_or_accuse(
-                        number, write, f"{write} is shown at rest; {other} covers it"
-                    )
-                    break
+            other = next(write for write in happened.values() if found.bit & write.past)
+            self._excuse_or_accuse(
+                "I3" if other.delete else "I4", found,
+                f"{found} is shown at rest; {other} covers it",
+            )  # fmt: skip
 
     def rows_at_rest(self, owned: Mapping[str, Mapping[str, Mapping[bytes, bytes]]]) -> None:
         """Owners of an arc hold byte-equal rows (I5): arc name -> owner -> key -> row."""
@@ -317,6 +379,8 @@ class Oracle:
             names = list(owners)
             for name in names[1:]:
                 mine, theirs = owners[names[0]], owners[name]
+                if mine == theirs:
+                    continue
                 for key in sorted({**mine, **theirs}):
                     if mine.get(key) != theirs.get(key):
                         self.accuse(
@@ -334,3 +398,8 @@ class Oracle:
         for node, count in hints.items():
             if count:
                 self.accuse("I9", b"", f"{node} still keeps {count} hints")
+
+
+def uid_of(payload: bytes) -> str:
+    """The write that a value names: what stands between the codec's byte and the first line end."""
+    return payload[1:].split(b"\n", 1)[0].decode(errors="replace")

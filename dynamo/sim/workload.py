@@ -1,16 +1,16 @@
-"""What simulated applications do: read, write back, overwrite blindly, delete, create again.
+"""Simulated applications: clients that do several things at once and know what they have seen.
 
-A client does one thing after another, through the session of the real client: its routing, its
-retries, its put ids and its deadlines. Each value it writes is unique, so that a value found
-anywhere names the write that made it. What a client knows of a key is the context of an answer,
-together with what that answer showed; the ring is told the first, the oracle the second.
+Each client works through the session of the real client: its routing, its retries, its put ids
+and its deadlines. It has some *lanes*, each of which does one thing after another (see `acts`), so
+that calls of one client overlap as those of a real one do. Each value it writes is unique, so that
+a value found anywhere names the write that made it. What a client knows of a key is the context of
+an answer, together with what that answer showed; the ring is told the first, the oracle the second.
 
-    read     look
-    modify   read, then write over what was read (now and then over an older read)
-    blind    write beside whatever is there
-    auto     write over what this client has seen; if nothing, over what the coordinator holds
-    remove   read, then delete what was read
-    cold     write a key once and never come back: only repairs can complete it
+A lane is a generator: it yields an operation, or several, and gets them back when they have ended,
+or it yields a time to wait. So an action reads as what it is:
+
+    known = yield from client.get(key)
+    yield from client.put(key, known)
 
 A *loner* has a key to itself and uses strict quorums: whatever happens to the ring, each of its
 reads shows the value that it wrote last, and beside it nothing that was ever acknowledged.
@@ -19,26 +19,31 @@ reads shows the value that it wrote last, and beside it nothing that was ever ac
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dynamo.client.memory import Memory
+from dynamo.client.memory import Memory, Seen
 from dynamo.client.op import Op
-from dynamo.client.session import Session
 from dynamo.core import messages as m
-from dynamo.core import ring
+from dynamo.core.config import Config, quorum
 from dynamo.core.messages import Message
+from dynamo.core.ring import arc_of
+from dynamo.sim.caller import Caller, Ended
+from dynamo.sim.history import FAIL, INFO, NEVER_MS, OK, Write
+from dynamo.sim.history import Seen as Bits
 from dynamo.sim.network import Frame
-from dynamo.sim.oracle import FAIL, INFO, NEVER_MS, OK, Seen, Write
-from dynamo.sim.world import CLUSTER, World
+from dynamo.sim.world import World
 
-BUCKET = b"sim"
+__all__ = [
+    "OWN_LEVELS", "Caller", "Client", "Ended", "Habit", "Known", "Lane", "Levels", "Put", "strict",
+]  # fmt: skip
+
 CODEC = b"\x00"  # the first byte of a payload is the client's own
 KEPT = 4  # contexts of a key that a client may still use
 
-Known = tuple[bytes, Seen]  # a context, and what the answers that carried it showed
-Ended = Callable[[Op], None]
+# What a lane waits for: operations, or so many milliseconds.
+Lane = Generator[list[Op] | int, None, None]
 
 
 class Levels(NamedTuple):
@@ -53,9 +58,16 @@ class Levels(NamedTuple):
 OWN_LEVELS = Levels()
 
 
+def strict(config: Config, copies: int) -> Levels:
+    """Levels that overlap. Never below the ring's own W: an owner that lost its disk counts
+    again once it has met enough others for that W, and for no lower one."""
+    w = max(config.w, quorum(copies))
+    return Levels(r=quorum(copies), w=w, pr=quorum(copies), pw=w)
+
+
 @dataclass(frozen=True, slots=True)
 class Habit:
-    """How one client behaves. `weights` by action."""
+    """How one client behaves. `weights` by action, see `acts`."""
 
     weights: dict[str, int]
     keys: int = 4  # shared keys it chooses from
@@ -69,62 +81,35 @@ class Habit:
     wandering: bool = False  # asks any one node, not the owners in their order
     pinned: str = ""  # talks to this node only
     loner: bool = False
+    acts: int = 0  # it does so many things and stops; 0: it goes on to the end
+    lanes: int = 1  # things it does at once, at most
+    pace_ms: int = 0  # it begins an operation so often, however long each takes; 0: when it can
+    mixed: bool = False  # each operation has levels of its own
+    hot: float = 0.0  # share of operations that go to the first shared key
+    large: float = 0.0  # share of values of several kilobytes
+    durable: float = 0.0  # share of puts that want every counted copy synced
+    mortal: float = 0.0  # share of puts with a time to live
+    hasty: float = 0.0  # share of operations that are given up before they end
 
 
-def uids_of(values: Iterable[tuple[int, bytes]]) -> list[str]:
-    """The writes that an answer's values name."""
-    return [payload[1:].decode() for _, payload in values]
+class Known(NamedTuple):
+    """What a client knows of a key: a context, what it covers, and the bytes that came with it."""
+
+    context: bytes
+    seen: Bits
+    payloads: list[bytes]
 
 
-class Caller:
-    """A session in a world: carries operations out and says how they ended."""
+class Put(NamedTuple):
+    """How a put ended, and what its answer taught."""
 
-    def __init__(self, name: str, world: World, rng: random.Random) -> None:
-        self.name = name
-        self.world = world
-        self.rng = rng
-        seeds = list(world.addresses)
-        rng.shuffle(seeds)
-        self.session = Session(seeds, rng)
-        self._ended: dict[Op, Ended] = {}
-        world.add(self)
+    write: Write
+    status: str
+    conflict: bool
+    known: Known | None  # of the answer, with siblings if there are any
 
-    def submit(self, op: Op, ended: Ended) -> None:
-        """Carry out an operation; `ended` hears of its end, possibly before this returns."""
-        self._ended[op] = ended
-        self.session.submit(self.world.now_ms, op)
-        self._report()
 
-    def _report(self) -> None:
-        while done := self.session.take_completed():
-            for op in done:
-                self._ended.pop(op)(op)
-
-    # --- as the world sees it -------------------------------------------------------------------
-
-    def receive(self, now_ms: int, frame: Frame) -> None:
-        self.session.handle(now_ms, self.world.address_of[frame[0]], frame[3], CLUSTER.tag)
-        self._report()
-
-    def wake(self, now_ms: int) -> None:
-        self.session.tick(now_ms)
-        self._report()
-
-    def next_due_ms(self) -> int:
-        return self.session.next_due_ms()
-
-    def take_outgoing(self) -> list[tuple[str, list[Message]]]:
-        frames = self.session.outgoing(self.world.now_ms)
-        return [(self.world.addresses[address], messages) for address, messages in frames]
-
-    def unsent(self, now_ms: int, node: str, messages: list[Message]) -> None:
-        self.session.unsent(now_ms, self.world.address_of[node], messages)
-        self._report()
-
-    def connection(self, now_ms: int, node: str, up: bool) -> None:
-        tell = self.session.reachable if up else self.session.lost
-        tell(now_ms, self.world.address_of[node])
-        self._report()
+BLANK = Known(b"", 0, [])
 
 
 class Client(Caller):
@@ -136,32 +121,146 @@ class Client(Caller):
         super().__init__(name, world, rng)
         self.habit = habit
         self.counts = {OK: 0, FAIL: 0, INFO: 0}
-        self._oracle = world.oracle
-        self._until_ms = until_ms
-        self._memory = Memory()
-        self._seen: dict[tuple[bytes, bytes], Seen] = {}  # (key, context) -> what it covers
-        self._kept: dict[bytes, list[bytes]] = {}  # contexts of a key, newest last
+        self.oracle = world.oracle
+        self.last = ""  # loner: its last write, if that was acknowledged
+        self.memory = Memory()
+        self.until_ms = until_ms
+        self._seen: dict[tuple[bytes, bytes], Bits] = {}  # (key, context) -> what it covers
+        self._kept: dict[bytes, list[Known]] = {}  # what it knew of a key, newest last
+        # Key -> node that answered, what was read and written through it, and since when.
+        self._through: dict[bytes, tuple[str, Bits, int]] = {}
         self._serial = 0
-        self._begun_ms = 0
-        self._next_ms = NEVER_MS
-        self._last = ""  # loner: its last write, if that was acknowledged
-        self._actions = list(habit.weights)
-        self._weights = list(habit.weights.values())
+        self._acts = 0
+        self._began_ms = 0
+        self._begun = 0  # operations
+        self._busy = 0  # lanes under way
+        self._next: Callable[[Client], Lane] | None = None
+        self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
+        self._gone = False
 
-    def begin(self, at_ms: int) -> None:
-        """Start acting at `at_ms`."""
-        self._next_ms = at_ms
+    def begin(self, at_ms: int, act: Callable[[Client], Lane]) -> None:
+        """Start acting at `at_ms`; `act` chooses what a lane does next."""
+        self._next = act
+        self._began_ms = at_ms
+        lanes = 1 if self.habit.pace_ms else self.habit.lanes
+        self._due = [(at_ms + i, None) for i in range(lanes)]
         self.world.attend(self)
+
+    def inherit(self, other: Client) -> None:
+        """Go on counting where another process of the same application has ended."""
+        self._acts = other._acts
+
+    def quit(self) -> None:
+        """The process of this application is gone, with all it knew; nobody hears of the rest."""
+        self._gone = True
+        for op in list(self._ended):
+            self.give_up(op)
+            if op.kind == m.PUT:
+                self.oracle.end_write(self.oracle.writes[op.waiter], INFO, self.world.now_ms)
+            self.counts[INFO] += 1
+        self._due.clear()
+
+    # --- lanes ----------------------------------------------------------------------------------
 
     def wake(self, now_ms: int) -> None:
         super().wake(now_ms)
-        if now_ms >= self._next_ms:
-            self._next_ms = NEVER_MS
-            if now_ms < self._until_ms:
-                self._act()
+        due = [lane for at_ms, lane in self._due if at_ms <= now_ms]
+        if due:
+            self._due = [item for item in self._due if item[0] > now_ms]
+            for lane in due:
+                self._resume(lane)
 
     def next_due_ms(self) -> int:
-        return min(self.session.next_due_ms(), self._next_ms)
+        return min(self.session.next_due_ms(), min((at for at, _ in self._due), default=NEVER_MS))
+
+    def _resume(self, lane: Lane | None) -> None:
+        if lane is None:
+            lane = self._start()
+            if lane is None:
+                return
+        wanted = next(lane, None)
+        if self._gone:
+            return  # it was this lane that ended the client
+        if wanted is None:
+            self._busy -= 1
+            if not self.habit.pace_ms:
+                self._wait(self.habit.think_ms)
+        elif isinstance(wanted, int):
+            self._due.append((self.world.now_ms + wanted, lane))
+        else:
+            self._carry_out(wanted, lane)
+
+    def _start(self) -> Lane | None:
+        """The next thing to do, if it is time for one."""
+        habit = self.habit
+        over = self.world.now_ms >= self.until_ms or bool(habit.acts and self._acts >= habit.acts)
+        if self._gone or over or self._next is None:
+            return None
+        if habit.pace_ms:
+            self._wait(self._pace_ms())
+            if self._busy >= habit.lanes:
+                self.world.mark("all lanes busy")
+                return None
+        self._acts += 1
+        self._busy += 1
+        return self._next(self)
+
+    def _pace_ms(self) -> int:
+        """How long to wait before the next thing, so that operations keep their pace.
+
+        Some things are one operation and some are eight, and what stalls holds up what it would
+        have gone on with: so it is the operations begun so far that are counted.
+        """
+        pace_ms = self.habit.pace_ms
+        behind = (self.world.now_ms - self._began_ms) / pace_ms - self._begun
+        return int(pace_ms * min(max(1 - behind, 0), 20))
+
+    def _wait(self, mean_ms: int) -> None:
+        self._due.append((self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None))
+
+    def _carry_out(self, ops: list[Op], lane: Lane) -> None:
+        left = len(ops)
+
+        def ended(op: Op) -> None:
+            nonlocal left
+            left -= 1
+            if not left:
+                # In a turn of its own: an operation may end while it is being submitted.
+                self._due.append((self.world.now_ms, lane))
+
+        for op in ops:
+            self._send(op, ended)
+
+    def _send(self, op: Op, ended: Ended) -> None:
+        oracle, now_ms = self.oracle, self.world.now_ms
+        self._serial += 1
+        self._begun += 1
+        number = (self.name, self._serial)
+        what = m.NAMES[op.kind].lower()
+        oracle.begin(
+            number, f"{self.name} {what} {op.key[4:].decode()} at {now_ms}", op.deadline_ms
+        )
+
+        def end(op: Op) -> None:
+            oracle.end(number, self.world.now_ms)
+            if op.sent > 1:
+                self.world.mark("op took several attempts")
+            for judge in self.world.judges:
+                judge.answered(self, op)
+            ended(op)
+
+        self.submit(op, end)
+        if op.put_id:
+            self.world.uids[op.put_id] = op.waiter
+        if self.rng.random() < self.habit.hasty:
+            self.world.at(now_ms + self.rng.randrange(1, 40), self._lose_patience, op)
+
+    def _lose_patience(self, op: Op) -> None:
+        if not op.done:
+            self.world.mark("given up by its client")
+            self.give_up(op)
+
+    # --- as the world sees it -------------------------------------------------------------------
 
     def take_outgoing(self) -> list[tuple[str, list[Message]]]:
         frames = super().take_outgoing()
@@ -172,199 +271,209 @@ class Client(Caller):
         return frames
 
     def _note_attempt(self, message: Message) -> None:
-        write = self._oracle.writes[self.world.uids[message[8]]]
+        write = self.oracle.writes[self.world.uids[message[8]]]
         write.attempts = max(write.attempts, message[9] + 1)
         self.world.watch_put(self.name, write, message)
 
-    # --- acting -----------------------------------------------------------------------------------
+    def receive(self, now_ms: int, frame: Frame) -> None:
+        super().receive(now_ms, frame)
+        if any(at_ms <= now_ms for at_ms, _ in self._due):
+            self.wake(now_ms)
 
-    def _act(self) -> None:
-        key = self._key()
-        action = self.rng.choices(self._actions, self._weights)[0]
-        self.world.mark(f"op {action}")
-        if action == "read":
-            self._read(key, lambda known: self._rest())
-        elif action == "modify":
-            self._modify(key)
-        elif action == "remove":
-            self._read(key, lambda known: self._write(key, known, delete=True))
-        elif action == "blind":
-            self._write(key, (b"", 0), m.BLIND)
-        elif action == "auto":
-            self._auto(key)
-        else:
-            cold = ring.full_key(BUCKET, f"cold-{self.name}-{self._serial}".encode())
-            self._write(cold, (b"", 0), m.BLIND)
+    # --- reading --------------------------------------------------------------------------------
 
-    def _key(self) -> bytes:
-        if self.habit.loner:
-            return ring.full_key(BUCKET, f"own-{self.name}".encode())
-        return ring.full_key(BUCKET, f"k{self.rng.randrange(self.habit.keys)}".encode())
+    def levels(self) -> Levels:
+        """What the next operation asks for."""
+        if not self.habit.mixed:
+            return self.habit.levels
+        copies = min(self.world.config.n, len(self.world.hosts))
+        some = (0, 1, copies, m.QUORUM, m.ALL)
+        choose = self.rng.choice
+        return Levels(
+            choose(some), choose(some), choose((0, 0, 0, m.QUORUM)), choose((0, 0, m.ALL))
+        )
 
-    def _modify(self, key: bytes) -> None:
-        kept = self._kept.get(key)
-        if kept and self.rng.random() < self.habit.stale:
-            self.world.mark("stale context used")
-            context = kept[self.rng.randrange(len(kept))]
-            self._write(key, (context, self._seen[key, context]))
-        else:
-            self._read(key, lambda known: self._write(key, known))
+    def level(self, asked: int, own: int) -> int:
+        """The number of owners that a level means."""
+        copies = min(self.world.config.n, len(self.world.hosts))
+        if asked == m.QUORUM:
+            return quorum(copies)
+        return copies if asked == m.ALL else min(asked or own or quorum(copies), copies)
 
-    def _auto(self, key: bytes) -> None:
-        """As `Surface._send_put`: over what was seen, siblings nobody has read merged in."""
-        seen = None if self.habit.forgetful else self._memory.get(key)
-        delete = self.rng.random() < 0.1
-        if seen is None:
-            self._write(key, None, m.AUTO, delete)
+    def get(
+        self, key: bytes, levels: Levels | None = None
+    ) -> Generator[list[Op], None, Known | None]:
+        """Read a key; what it showed, None if there was no answer."""
+        levels = self.levels() if levels is None else levels
+        began, before, now_ms = self.memory.clock, self._through.get(key), self.world.now_ms
+        flags = (m.SLOPPY if self.habit.sloppy else 0) | (
+            m.REPAIR_FIRST if self.rng.random() < 0.1 else 0
+        )
+        op = Op(
+            m.GET, key, now_ms + self.habit.timeout_ms, (levels.r, levels.pr, flags),
+            tries=self.habit.tries, pin=self._pin(),
+        )  # fmt: skip
+        yield [op]
+        return self._on_read(op, levels, began, before)
+
+    def _on_read(
+        self, op: Op, levels: Levels, began: int, before: tuple[str, Bits, int] | None
+    ) -> Known | None:
+        if op.answer is None:
+            self.counts[INFO if op.done and op.error is None else FAIL] += 1
+            return None
+        self.counts[OK] += 1
+        _, _, context, values, _ = op.answer
+        now_ms, key = self.world.now_ms, op.key
+        known, uids = self._learn(key, context, values, 0)
+        self.memory.read(key, began, context)
+        copies = min(self.world.config.n, len(self.world.hosts))
+        if levels.pr and self.level(levels.pr, 0) >= quorum(copies):
+            self.oracle.strict_read(key, uids, op.started_ms, now_ms)
+            if self.last:
+                self.oracle.lone_read(key, uids, self.last, now_ms)
+        if before is not None and before[0] == op.coordinator:
+            node, had, since_ms = before
+            if self.world.hosts[node].lost_ms < since_ms:
+                self.oracle.session_read(self.name, key, uids, had, now_ms)
+        self._note_through(key, op.coordinator, known.seen)
+        return known
+
+    def _note_through(self, key: bytes, node: str, seen: Bits) -> None:
+        """An owner's row has all of this, and only its disk's loss takes it away again."""
+        if node not in self.world.table.owners(arc_of(key, self.world.config.partitions)):
             return
-        if seen.unread is not None:
-            self.world.mark("unread siblings merged")
-        self._write(key, (seen.context, self._seen[key, seen.context]), m.CAUSAL, delete)
+        last, had, since_ms = self._through.get(key, ("", 0, 0))
+        if last != node or self.world.hosts[node].lost_ms >= since_ms:
+            had = 0
+        self._through[key] = (node, had | seen, self.world.now_ms)
 
-    def _rest(self) -> None:
-        self._next_ms = self.world.now_ms + 1 + int(self.habit.think_ms * 2 * self.rng.random())
+    def _learn(
+        self, key: bytes, context: bytes, values: list[tuple[int, bytes]], more: Bits
+    ) -> tuple[Known, list[str]]:
+        """Tell the oracle what an answer showed, and keep its context beside it."""
+        uids = self.oracle.payloads(key, values, f"to {self.name} at {self.world.now_ms}")
+        if len(uids) > 1:
+            self.world.mark("siblings seen" if len(uids) < 4 else "four siblings or more seen")
+        seen = self.oracle.shown(key, uids, self.world.now_ms) | more
+        seen |= self._seen.get((key, context), 0)
+        self._seen[key, context] = seen
+        known = Known(context, seen, [payload for _, payload in values])
+        kept = self._kept.setdefault(key, [])
+        kept.append(known)
+        if len(kept) > KEPT:
+            gone = kept.pop(0)
+            if all(other.context != gone.context for other in kept):
+                held = self.memory.get(key)
+                if held is None or held.context != gone.context:
+                    self._seen.pop((key, gone.context), None)
+        return known, uids
+
+    def kept(self, key: bytes) -> list[Known]:
+        """What this client has known of a key, oldest first, as far as it remembers."""
+        return self._kept.get(key, [])
+
+    def covers(self, key: bytes, context: bytes) -> Bits:
+        """What a context that this client has met covers."""
+        return self._seen.get((key, context), 0)
+
+    def lend(self, key: bytes, known: Known) -> None:
+        """Take over what another client has read, with the context it came with."""
+        self._seen[key, known.context] = self._seen.get((key, known.context), 0) | known.seen
+
+    def remembered(self, key: bytes) -> Seen | None:
+        """What the client's own memory would have an auto put cover."""
+        return None if self.habit.forgetful else self.memory.get(key)
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def put(
+        self, key: bytes, known: Known | None, mode: int = m.CAUSAL, *, delete: bool = False,
+        body: bytes | None = None, levels: Levels | None = None,
+    ) -> Generator[list[Op], None, Put]:  # fmt: skip
+        """Write over what is `known`; None if only the coordinator can know what that is."""
+        began = self.memory.clock
+        op, write, strict = self.prepare(key, known, mode, delete, body, levels)
+        yield [op]
+        return self.on_written(op, write, began, strict)
+
+    def prepare(
+        self, key: bytes, known: Known | None, mode: int, delete: bool, body: bytes | None,
+        levels: Levels | None,
+    ) -> tuple[Op, Write, bool]:  # fmt: skip
+        """A put that is about to be sent, as the oracle knows it; and whether it is strict."""
+        habit, world, draw = self.habit, self.world, self.rng.random
+        levels = self.levels() if levels is None else levels
+        self._serial += 1
+        uid = f"{self.name}.{self._serial}"
+        context, seen = (known.context, known.seen) if known is not None else (b"", None)
+        write = self.oracle.begin_write(key, uid, seen, world.now_ms, delete)
+        write.payload = b"" if delete else CODEC + uid.encode() + self._body(body)
+        copies = min(world.config.n, len(world.hosts))
+        own_w = world.config.w or quorum(copies)
+        write.frail = self.level(levels.w, world.config.w) < min(own_w, copies)
+        flags = (m.SLOPPY if habit.sloppy else 0) | (m.DELETE if delete else 0)
+        if habit.durable and draw() < habit.durable:
+            flags |= m.DURABLE
+        ttl_ms = 0
+        if habit.mortal and not delete and body is None and draw() < habit.mortal:
+            ttl_ms = self.rng.choice((20, 300, 2_000))
+            self.oracle.of(key).note_mortal(write)
+        tail = (levels.w, levels.pw, flags, ttl_ms, write.payload)
+        op = Op(
+            m.PUT, key, world.now_ms + habit.timeout_ms, tail,
+            mode=mode, context=context, tries=habit.tries, pin=self._pin(),
+        )  # fmt: skip
+        op.waiter = uid
+        strict = levels.pw != 0 and self.level(levels.pw, own_w) >= max(
+            quorum(copies), min(own_w, copies)
+        )
+        return op, write, strict
+
+    def _body(self, body: bytes | None) -> bytes:
+        if body is not None:
+            return b"\n" + body
+        if self.habit.large and self.rng.random() < self.habit.large:
+            self.world.mark("large value put")
+            return b"\n" + self.rng.randbytes(64) * self.rng.choice((16, 256, 1_024))
+        return b""
+
+    def on_written(self, op: Op, write: Write, began: int, strict: bool) -> Put:
+        """Tell the oracle how a put ended, and take in what its answer teaches."""
+        now_ms, answer = self.world.now_ms, op.answer
+        conflict = answer is not None and answer[0] == m.CONFLICT
+        status = OK
+        if answer is None or conflict:
+            given_up = answer is None and op.error is None
+            status = INFO if op.maybe_applied or given_up else FAIL
+        self.counts[OK if conflict else status] += 1  # a conflict is an answer
+        self.oracle.end_write(write, status, now_ms, strict)
+        if self.habit.loner:
+            self.last = write.uid if status == OK and not write.delete else ""
+        if answer is None:
+            if op.error is not None:
+                self.world.mark(f"answered {type(op.error).__name__}")
+            return Put(write, status, False, None)
+        if conflict:
+            self.world.mark("auto put refused")
+            known, _ = self._learn(op.key, answer[2], answer[3], 0)
+            return Put(write, status, True, known)
+        return Put(write, status, False, self._acknowledged(op, answer, write, began))
+
+    def _acknowledged(self, op: Op, answer: Message, write: Write, began: int) -> Known:
+        _, _, context, values, _, stand_ins = answer
+        known, uids = self._learn(op.key, context, values, write.bit | write.past)
+        self.memory.put(op.key, began, context, values or None)
+        self._note_through(op.key, op.coordinator, known.seen)
+        if stand_ins:
+            self.world.mark("acknowledged with stand-ins")
+        if uids and not write.delete and write.uid not in uids:
+            # Somebody who read it before its writer heard of it has written over it.
+            self.world.mark("superseded before acknowledged")
+        return known
 
     def _pin(self) -> str:
         if self.habit.wandering:
             names = list(self.world.hosts)
             return names[self.rng.randrange(len(names))]
         return self.habit.pinned
-
-    # --- operations -------------------------------------------------------------------------------
-
-    def _send(self, what: str, op: Op, ended: Ended) -> None:
-        oracle, name, now_ms = self._oracle, self.name, self.world.now_ms
-        self._begun_ms = now_ms
-        self._serial += 1
-        number = (name, self._serial)
-        oracle.begin(number, f"{name} {what} {op.key[4:].decode()} at {now_ms}", op.deadline_ms)
-
-        def end(op: Op) -> None:
-            oracle.end(number, self.world.now_ms)
-            status = OK if op.answer is not None else INFO if op.maybe_applied else FAIL
-            self.counts[status] += 1
-            if op.sent > 1:
-                self.world.mark("op took several attempts")
-            ended(op)
-
-        self.submit(op, end)
-
-    def _read(self, key: bytes, then: Callable[[Known], None]) -> None:
-        habit, levels = self.habit, self.habit.levels
-        began = self._memory.clock
-        flags = (m.SLOPPY if habit.sloppy else 0) | (
-            m.REPAIR_FIRST if self.rng.random() < 0.1 else 0
-        )
-        op = Op(
-            m.GET, key, self.world.now_ms + habit.timeout_ms, (levels.r, levels.pr, flags),
-            tries=habit.tries, pin=self._pin(),
-        )  # fmt: skip
-        self._send("get", op, lambda op: self._on_read(op, began, then))
-
-    def _on_read(self, op: Op, began: int, then: Callable[[Known], None]) -> None:
-        if op.answer is None:
-            self._rest()
-            return
-        _, _, context, values, _ = op.answer
-        uids = uids_of(values)
-        known = self._learn(op.key, context, uids, 0)
-        self._memory.read(op.key, began, context)
-        if self.habit.levels.pr:
-            now_ms = self.world.now_ms
-            self._oracle.strict_read(op.key, uids, self._begun_ms, now_ms)
-            if self._last:
-                self._oracle.lone_read(op.key, uids, self._last, now_ms)
-        then(known)
-
-    def _learn(self, key: bytes, context: bytes, uids: list[str], more: Seen) -> Known:
-        """Tell the oracle what an answer showed, and keep its context beside it."""
-        if len(uids) > 1:
-            self.world.mark("siblings seen")
-        seen = self._oracle.shown(key, uids, self.world.now_ms) | more
-        seen |= self._seen.get((key, context), 0)
-        self._seen[key, context] = seen
-        kept = self._kept.setdefault(key, [])
-        kept.append(context)
-        del kept[:-KEPT]
-        return context, seen
-
-    def _write(
-        self, key: bytes, known: Known | None, mode: int = m.CAUSAL, delete: bool = False
-    ) -> None:
-        """Write over what is `known`; None if only the coordinator can know what that is."""
-        habit, world = self.habit, self.world
-        uid = f"{self.name}.{self._serial}"
-        context, seen = known if known is not None else (b"", None)
-        write = self._oracle.begin_write(key, uid, seen, world.now_ms, delete)
-        flags = (m.SLOPPY if habit.sloppy else 0) | (m.DELETE if delete else 0)
-        payload = b"" if delete else CODEC + uid.encode()
-        tail = (habit.levels.w, habit.levels.pw, flags, 0, payload)
-        op = Op(
-            m.PUT, key, world.now_ms + habit.timeout_ms, tail,
-            mode=mode, context=context, tries=habit.tries, pin=self._pin(),
-        )  # fmt: skip
-        began = self._memory.clock
-        self._send("delete" if delete else "put", op, lambda op: self._on_written(op, write, began))
-        world.uids[op.put_id] = uid
-
-    def _on_written(self, op: Op, write: Write, began: int) -> None:
-        now_ms = self.world.now_ms
-        conflict = op.answer is not None and op.answer[0] == m.CONFLICT
-        if op.answer is None or conflict:
-            status = INFO if op.maybe_applied else FAIL
-        else:
-            status = OK
-            write.strict = bool(self.habit.levels.pw)
-        self._oracle.end_write(write, status, now_ms)
-        if self.habit.loner:
-            self._last = write.uid if status == OK and not write.delete else ""
-        if conflict:
-            self._on_conflict(op)
-            return
-        if op.answer is not None:
-            self._acknowledged(op, op.answer, write, began)
-        self._rest()
-
-    def _on_conflict(self, op: Op) -> None:
-        """Siblings that nobody has read: an application with a merge function merges them."""
-        assert op.answer is not None
-        self.world.mark("auto put refused")
-        known = self._learn(op.key, op.answer[2], uids_of(op.answer[3]), 0)
-        if self.rng.random() < 0.5:
-            self._write(op.key, known)
-        else:
-            self._rest()
-
-    def _acknowledged(self, op: Op, answer: Message, write: Write, began: int) -> None:
-        _, _, context, values, _, stand_ins = answer
-        uids = uids_of(values)
-        self._learn(op.key, context, uids, write.bit | write.past)
-        self._memory.put(op.key, began, context, values or None)
-        if stand_ins:
-            self.world.mark("acknowledged with stand-ins")
-        if uids and not write.delete and write.uid not in uids:
-            # Somebody who read it before its writer heard of it has written over it.
-            self.world.mark("superseded before acknowledged")
-
-
-class Reader(Caller):
-    """Reads keys through one node with all owners asked, when all is over."""
-
-    def __init__(self, node: str, world: World, rng: random.Random) -> None:
-        super().__init__(f"r-{node}", world, rng)
-        self.answers: dict[bytes, list[str]] = {}
-        self.failures: dict[bytes, str] = {}
-        self._node = node
-
-    def read(self, keys: list[bytes], timeout_ms: int) -> None:
-        until_ms = self.world.now_ms + timeout_ms
-        for key in keys:
-            op = Op(m.GET, key, until_ms, (m.ALL, 0, 0), tries=1, pin=self._node)
-            self.submit(op, self._on_read)
-        self.world.attend(self)
-
-    def _on_read(self, op: Op) -> None:
-        if op.answer is not None:
-            self.answers[op.key] = uids_of(op.answer[3])
-        else:
-            self.failures[op.key] = str(op.error)

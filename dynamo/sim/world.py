@@ -17,56 +17,43 @@ Everything that happens goes into `digest`: the same seed gives the same one in 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from hashlib import blake2b
 from heapq import heappop, heappush
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
-from dynamo.core import dvv, ring
 from dynamo.core import messages as m
-from dynamo.core.config import Config, quorum
+from dynamo.core import ring
+from dynamo.core.config import Config
 from dynamo.core.messages import Message
 from dynamo.core.node import Cluster, Node
-from dynamo.core.spaces import HINTS, IDS, OBJECTS
+from dynamo.sim.acks import Acks
+from dynamo.sim.endpoint import Endpoint
+from dynamo.sim.judges import JUDGES
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
     NEVER_MS,
     WHILE_SENDING,
+    Change,
     Disk,
     Host,
     PowerCut,
     Snapshot,
 )
 from dynamo.sim.network import Delivery, Frame, Network
-from dynamo.sim.oracle import Oracle, Write
+from dynamo.sim.oracle import Oracle
+from dynamo.sim.rest import only_copy, unsettled
+from dynamo.storage.contract import StoreError
 
 CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
+TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
 
 _encode = msgspec.msgpack.Encoder().encode
-
-
-class Endpoint(Protocol):
-    """A client as the world sees it."""
-
-    name: str
-
-    def receive(self, now_ms: int, frame: Frame) -> None: ...
-
-    def wake(self, now_ms: int) -> None: ...
-
-    def next_due_ms(self) -> int: ...
-
-    def take_outgoing(self) -> list[tuple[str, list[Message]]]: ...
-
-    def unsent(self, now_ms: int, node: str, messages: list[Message]) -> None:
-        """There is no connection to the node: nobody will ever see these."""
-
-    def connection(self, now_ms: int, node: str, up: bool) -> None:
-        """The connection to a node came up, or broke."""
 
 
 class World:
@@ -75,7 +62,8 @@ class World:
     def __init__(
         self, seed: int, names: list[str], config: Config, network: Network, oracle: Oracle,
         *, encode: bool = False, split: bool = False, notice_lost: bool = True, work_ms: int = 0,
-        check_rows_every: int = 16,
+        check_rows_every: int = 200, durability: str = "fsync", interval_ms: int = 0,
+        drift: Sequence[int] = (),
     ) -> None:  # fmt: skip
         self.seed = seed
         self.now_ms = 0
@@ -90,16 +78,24 @@ class World:
         self.address_of = {name: address for address, name in self.addresses.items()}
         self.table = ring.Table(self.members, config.n, config.partitions)
         self._rng = random.Random(f"{seed}/hosts")
+        self._disks = partial(Disk, durability, interval_ms)
+        self._drift = dict(zip(names, drift, strict=False))
         self.hosts = {name: self._host(name) for name in names}
         self.clients: dict[str, Endpoint] = {}
         self.uids: dict[bytes, str] = {}  # put id -> the write it belongs to
-        self.puts: dict[tuple[str, int], tuple[Write, bytes, bytes, int]] = {}
+        # Contexts that clients hand to each other: key, token, and what it covers.
+        self.board: list[tuple[bytes, str, int]] = []
         self.steps = 0
         self.events = 0
         self.broke_ms = -1  # when the first promise was seen to be broken
         self.marks: dict[str, int] = {}
         self.log: list[tuple[Any, ...]] = []
         self.logging = False
+        self.changed_ms = 0  # when what works, or who reaches whom, last changed
+        self._acks = Acks(self)
+        self.watch_put = self._acks.watch
+        self._before_answer = self._acks.before_answer
+        self.judges = [judge(self) for judge in JUDGES]
         self._encode_frames = encode
         self._split = split
         self._notice_lost = notice_lost
@@ -107,12 +103,45 @@ class World:
         self._check_rows_every = check_rows_every
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._ordinal = 0
+        self._called: list[Host] = []  # hosts that have their turn at the end of this moment
+        self._delivery = self._deliver
         self._wakes: dict[str, int] = {}
         self._hash = blake2b(digest_size=16)
 
     def _host(self, name: str) -> Host:
         draw = self._rng.randrange
-        return Host(name, draw(1, 1 << 40), WALL_ORIGIN_MS + draw(-5_000, 5_000))
+        # Also clocks that are about to leave 31, 32 or 53 bits, and hosts that are up for decades.
+        origin_ms = draw(1, 1 << 40) if draw(8) else (1 << (31, 32, 53)[draw(3)]) - draw(5_000)
+        wall_ms = WALL_ORIGIN_MS + draw(-5_000, 5_000)
+        host = Host(name, origin_ms, wall_ms, self._drift.get(name, 0))
+        self._new_disk(host)
+        return host
+
+    def _new_disk(self, host: Host) -> None:
+        host.disk = self._disks()
+        host.disk.watch = partial(self._committed, host)
+
+    def _committed(self, host: Host, changes: list[Change]) -> None:
+        for judge in self.judges:
+            judge.committed(host, changes)
+
+    def note_loss(self, name: str) -> None:
+        """A disk has lost something that it had: rows may be gone, or wrong, from now on."""
+        host = self.hosts[name]
+        host.lost_ms = self.changed_ms = self.now_ms
+        self.oracle.note_loss(self.now_ms)
+        for judge in self.judges:
+            judge.lost(host)
+
+    def note_change(self) -> None:
+        """What works, or who reaches whom, is no longer what it was."""
+        self.changed_ms = self.now_ms
+
+    @property
+    def trip_ms(self) -> int:
+        """How long a frame is under way at most, and then waits for its host's turn."""
+        weather = self.network.weather
+        return weather.delay_ms + weather.jitter_ms + self._work_ms
 
     @property
     def digest(self) -> str:
@@ -130,12 +159,18 @@ class World:
         """Let everything happen that is due up to `until_ms`."""
         heap, violations = self._heap, self.oracle.violations
         while heap and heap[0][0] <= until_ms:
-            at_ms, _, call, args = heappop(heap)
-            self.now_ms = at_ms
-            self.events += 1
-            call(*args)
+            now_ms = self.now_ms = heap[0][0]
+            while heap and heap[0][0] == now_ms:
+                _, _, call, args = heappop(heap)
+                self.events += 1
+                call(*args)
+            if self._called:
+                called, self._called = self._called, []
+                self.events += len(called)
+                for host in called:
+                    self._turn(host)
             if violations and self.broke_ms < 0:
-                self.broke_ms = at_ms
+                self.broke_ms = now_ms
         self.now_ms = max(self.now_ms, until_ms)
 
     def mark(self, what: str, count: int = 1) -> None:
@@ -144,35 +179,49 @@ class World:
 
     # --- frames ---------------------------------------------------------------------------------
 
-    def _transmit(self, source: str, boot: int, sent_ms: int, batches: dict[str, Any]) -> None:
-        for target, messages in batches.items():
-            for batch in [[message] for message in messages] if self._split else (messages,):
-                body: Any = batch
-                if self._encode_frames:
-                    body = m.encode_frame(CLUSTER.tag, source, boot, sent_ms, batch)
-                frame = (source, boot, sent_ms, body)
-                again = source in self.hosts and not any(x[0] == m.FORWARD for x in batch)
-                self.post(self.network.send(self.now_ms, source, target, frame, again))
+    def _transmit(
+        self, source: str, boot: int, sent_ms: int, target: str, messages: list[Message],
+        again: bool,
+    ) -> None:  # fmt: skip
+        """Hand messages to the network, as one frame or each alone. `again`: see `network`."""
+        for batch in [[message] for message in messages] if self._split else (messages,):
+            body: Any = batch
+            if self._encode_frames:
+                body = m.encode_frame(TAG, source, boot, sent_ms, batch)
+            frame = (source, boot, sent_ms, body)
+            self.post(self.network.send(self.now_ms, source, target, frame, again))
 
     def post(self, deliveries: list[Delivery]) -> None:
         """Put what the network will deliver into the future."""
         for at_ms, source, target, frame in deliveries:
-            self.at(at_ms, self._deliver, source, target, frame)
+            self._ordinal += 1
+            heappush(self._heap, (at_ms, self._ordinal, self._delivery, (source, target, frame)))
 
     def _deliver(self, source: str, target: str, frame: Frame) -> None:
         host = self.hosts.get(target)
         if host is None:
             client = self.clients[target]
-            client.receive(self.now_ms, self._open(frame, m.TO_CLIENT))
-            self.attend(client)
+            opened = self._open(frame, m.TO_CLIENT)
+            if opened is not None:
+                client.receive(self.now_ms, opened)
+                self.attend(client)
         elif host.node is not None:
             host.queue.append((source, frame))
-            self._turn_at(host, self.now_ms + self._work_ms)
+            if not host.called:
+                host.called = True
+                if self._work_ms:
+                    self.at(self.now_ms + self._work_ms, self._call, host, host.lives)
+                else:
+                    self._called.append(host)
 
-    def _open(self, frame: Frame, allowed: Any) -> Frame:
-        if self._encode_frames:
-            return m.decode_frame(frame[3], CLUSTER.tag, allowed)
-        return frame
+    def _open(self, frame: Frame, allowed: Any) -> Frame | None:
+        if not self._encode_frames:
+            return frame
+        try:
+            return m.decode_frame(frame[3], TAG, allowed)
+        except m.Malformed:  # as the server does: count it, drop it
+            self.mark("malformed frame dropped")
+            return None
 
     # --- hosts ----------------------------------------------------------------------------------
 
@@ -185,10 +234,9 @@ class World:
         rng = random.Random(f"{self.seed}/node/{name}/{host.lives}")
         try:
             host.node = Node(
-                self.config, name, self.members, CLUSTER, host.disk, rng,
-                self.now_ms + host.clock_ms,
+                self.config, name, self.members, CLUSTER, host.disk, rng, host.clock(self.now_ms)
             )  # fmt: skip
-        except PowerCut:
+        except (PowerCut, StoreError):
             self.kill(name)
             self.at(self.now_ms + host.down_ms, self.start, name)
             return
@@ -197,7 +245,10 @@ class World:
         host.boots = {}
         host.paused = False
         self.record("start", name)
-        self._turn_at(host, self.now_ms)
+        self.note_change()
+        for judge in self.judges:
+            judge.started(host)
+        self._wants_turn(host, self.now_ms)
         self._tell_clients(name, True)
 
     def _tell_clients(self, name: str, up: bool) -> None:
@@ -216,21 +267,44 @@ class World:
         if host.node is not None:
             self._note_stats(host.node)
             self.record("killed", name)
+            self.note_change()
             self._tell_clients(name, False)
         host.node = None
         host.doom = ""
-        host.disk.doomed = False
         host.disk.crash()
         host.queue.clear()
-        host.turn_ms = NEVER_MS
+        host.due_ms = NEVER_MS
+        host.called = False
         host.paused = False
+        host.thaw(self.now_ms)
 
     def wipe(self, name: str) -> None:
         """The disk is lost; the host comes back empty, under its old name."""
         self.kill(name)
-        self.hosts[name].disk = Disk()
-        self.hosts[name].lost_ms = self.now_ms
+        self._new_disk(self.hosts[name])
+        self.note_loss(name)
         self.record("wiped", name)
+
+    def lose_power(self, name: str, kept: int) -> int:
+        """The power goes, and what was not synced but for `kept` batches; how many are lost."""
+        self.kill(name)
+        lost = self.hosts[name].disk.lose_power(kept)
+        self.note_loss(name)
+        self.record("power lost", name, lost)
+        return lost
+
+    def forget(self, name: str, space: int, skey: bytes) -> None:
+        """The process dies, and one row is not there when it returns; nobody tells it."""
+        self.kill(name)
+        self.hosts[name].disk.forget(space, skey)
+        self.note_loss(name)
+        self.record("forgotten", name, space, skey)
+
+    def rot(self, name: str, space: int, skey: bytes, at: int, bits: int) -> None:
+        """A byte of a record is another one from now on."""
+        self.hosts[name].disk.rot(space, skey, at, bits)
+        self.note_loss(name)
+        self.record("rotten", name, space, skey)
 
     def take_back(self, name: str, snapshot: Snapshot, told: bool) -> None:
         """The disk goes back to what it was; `told`: the store knows that it ended badly."""
@@ -238,60 +312,90 @@ class World:
         host = self.hosts[name]
         host.disk.restore(snapshot)
         host.disk.unclean = told
-        host.lost_ms = self.now_ms
+        self.note_loss(name)
         self.record("taken back", name, told)
 
-    def pause(self, name: str) -> None:
-        self.hosts[name].paused = True
+    def pause(self, name: str, freeze: bool = False) -> None:
+        """The host takes no turns. `freeze`: nor does its monotonic clock go on."""
+        host = self.hosts[name]
+        host.paused = True
+        if freeze and host.froze_ms < 0:
+            host.froze_ms = self.now_ms
+        self.note_change()
 
     def resume(self, name: str) -> None:
         host = self.hosts[name]
+        host.thaw(self.now_ms)
         if host.paused:
             host.paused = False
-            host.turn_ms = NEVER_MS
-            self._turn_at(host, self.now_ms)
+            self.note_change()
+            self._wants_turn(host, self.now_ms)
 
     def doom(self, name: str, point: str, down_ms: int) -> None:
         """Let the next step that writes something die at `point`, and restart the node later."""
         host = self.hosts[name]
         host.doom = point
         host.down_ms = down_ms
+        self.note_change()
         host.disk.doomed = point == BEFORE_COMMIT
 
-    def _turn_at(self, host: Host, at_ms: int) -> None:
-        if at_ms < host.turn_ms:
-            host.turn_ms = at_ms
-            self.at(at_ms, self._turn, host, host.lives)
+    def _wants_turn(self, host: Host, at_ms: int) -> None:
+        """Let the host have a turn at `at_ms`, if it had none by then."""
+        host.due_ms = at_ms
+        if at_ms < host.timer_ms:
+            host.timer_ms = at_ms
+            self.at(at_ms, self._look_at, host)
 
-    def _turn(self, host: Host, life: int) -> None:
-        node = host.node
-        if node is None or host.paused or life != host.lives or host.turn_ms != self.now_ms:
+    def _look_at(self, host: Host) -> None:
+        # Most turns come of frames, and move the next one that is wanted: so one timer is kept per
+        # host, set anew only when it goes off too early.
+        if host.timer_ms != self.now_ms:
             return
-        host.turn_ms = NEVER_MS
-        clock_ms = self.now_ms + host.clock_ms
+        host.timer_ms = NEVER_MS
+        if host.due_ms > self.now_ms:
+            if host.due_ms != NEVER_MS:
+                self._wants_turn(host, host.due_ms)
+        elif not host.called:
+            host.called = True
+            self._called.append(host)
+
+    def _call(self, host: Host, life: int) -> None:
+        if life == host.lives:
+            self._called.append(host)
+
+    def _turn(self, host: Host) -> None:
+        node = host.node
+        host.called = False
+        if node is None or host.paused:
+            return
+        now_ms = self.now_ms
+        clock_ms = host.clock(now_ms)
         inbox = self._inbox(host, clock_ms)
         host.disk.wrote = False
+        host.disk.now_ms = now_ms
+        host.disk.stepping = True
         try:
-            outbox = node.step(clock_ms, inbox, self.now_ms + host.wall_ms)
-        except PowerCut:
-            self.mark("died before commit")
+            outbox = node.step(clock_ms, inbox, now_ms + host.wall_ms)
+        except (PowerCut, StoreError) as error:
+            self.mark("died before commit" if isinstance(error, PowerCut) else "died of its disk")
             self._die(host)
             return
+        host.disk.stepping = False
         self.steps += 1
         self._examine(host, node)
         self.record("step", host.name, len(inbox), outbox)
         self._send(host, node, outbox, clock_ms)
         if host.node is node:
-            due_ms = node.next_due_ms() - host.clock_ms
-            self._turn_at(host, max(due_ms, self.now_ms + 1))
+            self._wants_turn(host, max(host.when(node.next_due_ms()), now_ms + 1))
 
     def _inbox(self, host: Host, clock_ms: int) -> list[tuple[Any, Message, int]]:
         inbox: list[tuple[Any, Message, int]] = []
         for source, raw in host.queue:
             client = source in self.clients
-            sender, boot, sent_ms, messages = self._open(
-                raw, m.FROM_CLIENT if client else m.FROM_PEER
-            )
+            opened = self._open(raw, m.FROM_CLIENT if client else m.FROM_PEER)
+            if opened is None:
+                continue
+            sender, boot, sent_ms, messages = opened
             if not client and self._is_ghost(host, source, boot, clock_ms):
                 continue
             born_ms = clock_ms - host.ages.age_ms(sender, boot, sent_ms, clock_ms)
@@ -313,8 +417,16 @@ class World:
     def _examine(self, host: Host, node: Node) -> None:
         assert not host.disk.dirty, "N1: a step leaves nothing uncommitted"
         node.check()
+        for judge in self.judges:
+            if judge.watches_steps:
+                judge.stepped(host, node)
         if self.steps % self._check_rows_every == 0:
-            node.check_rows()
+            self.check_rows(host)
+
+    def check_rows(self, host: Host) -> None:
+        """Assert what every row must add up to; rot that nobody came upon is not the node's."""
+        if host.node is not None and not host.disk.still_rotten():
+            host.node.check_rows()
 
     def _send(
         self, host: Host, node: Node, outbox: list[tuple[Any, Message]], clock_ms: int
@@ -325,18 +437,24 @@ class World:
             self._die(host)
             return
         batches: dict[str, list[Message]] = {}
+        once: dict[str, None] = {}  # to whom a client's request is forwarded
         for target, message in outbox:
-            m.check(message)
             if type(target) is bytes:
                 target = target.decode()
                 self._before_answer(target, message)
-            elif message[0] == m.FORWARD and message[2][0] == m.PUT:
-                # Should the owner stay silent, another one gets the same put.
-                self.oracle.writes[self.uids[message[2][8]]].attempts += 1
-            batches.setdefault(target, []).append(message)
+            elif message[0] == m.FORWARD:
+                once[target] = None
+                if message[2][0] == m.PUT:
+                    # Should the owner stay silent, another one gets the same put.
+                    self.oracle.writes[self.uids[message[2][8]]].attempts += 1
+            if target in batches:
+                batches[target].append(message)
+            else:
+                batches[target] = [message]
         if dies == WHILE_SENDING:
             batches = {to: batch for to, batch in batches.items() if self._rng.random() < 0.5}
-        self._transmit(host.name, node.boot, clock_ms, batches)
+        for target, batch in batches.items():
+            self._transmit(host.name, node.boot, clock_ms, target, batch, target not in once)
         if dies:
             self.mark("died while sending")
             self._die(host)
@@ -381,7 +499,7 @@ class World:
                     continue
                 if self.logging:
                     self.log.append((self.now_ms, "client", client.name, node, messages))
-                self._transmit(client.name, 0, self.now_ms, {node: messages})
+                self._transmit(client.name, 0, self.now_ms, node, messages, False)
         due_ms = max(client.next_due_ms(), self.now_ms + 1)
         if due_ms < self._wakes[client.name]:
             self._wakes[client.name] = due_ms
@@ -393,78 +511,32 @@ class World:
             client.wake(self.now_ms)
             self.attend(client)
 
-    def watch_put(self, client: str, write: Write, message: Message) -> None:
-        """Remember an attempt of a put, to look at the disks when it is acknowledged."""
-        owners = len(self.table.owners(ring.arc_of(message[3], self.config.partitions)))
-        asked = message[10]
-        w = asked if asked > 0 else self.config.w or quorum(owners)
-        w = {m.QUORUM: quorum(owners), m.ALL: owners}.get(asked, min(w, owners))
-        self.puts[client, message[1]] = (write, message[3], message[8], w)
-
-    def _before_answer(self, client: str, message: Message) -> None:
-        if message[0] != m.PUT_OK or (client, message[1]) not in self.puts:
-            return
-        write, key, put_id, w = self.puts[client, message[1]]
-        skey = ring.storage_key(key, self.config.partitions)
-        disks = [
-            name for name, host in self.hosts.items()
-            if host.lost_ms >= write.begun_ms or self._has(host.disk, skey, put_id, write)
-        ]  # fmt: skip
-        self.oracle.on_disks(write, w, disks)
-
-    def _has(self, disk: Disk, skey: bytes, put_id: bytes, write: Write) -> bool:
-        """Whether a put is on this disk, or what was written over it."""
-        if disk.get(IDS, put_id) is not None:
-            return True
-        held = [i for obj in disk.held(skey) for i in dvv.ids_of(dvv.decode(obj))]
-        return self.oracle.covers([self.uids[i] for i in held], write)
-
     # --- the ring as a whole ----------------------------------------------------------------------
 
     def heal(self) -> None:
         """No fault is left: links open, everything runs, nothing is about to die."""
+        self.note_change()
         self.post(self.network.heal(self.now_ms))
         for name, host in self.hosts.items():
             host.doom = ""
-            host.disk.doomed = False
+            host.disk.calm()
             self.resume(name)
             self.start(name)
 
+    def scrub(self) -> None:
+        """Read every row of every node once, so that rot is come upon.
+
+        Nodes verify what they read, and nothing else reads what no client asks for. This stands
+        for a scrub, or for an operator who copies the directory.
+        """
+        for host in self.hosts.values():
+            if host.node is not None and host.disk.still_rotten():
+                host.node.replica.rows(b"", b"\xff" * 5, 1 << 30)
+
     def unsettled(self) -> tuple[str, str]:
         """What keeps the ring from being at rest: the invariant's number and why; or "", ""."""
-        for name, host in self.hosts.items():
-            node = host.node
-            if node is None:
-                return "I5", f"{name} is down"
-            if not node.ready:
-                return "I5", f"{name} is not ready"
-            hints = node.handoff.counts()
-            if hints:
-                return "I9", f"{name} keeps hints {hints}"
-            for peer, state in node.liveness.states().items():
-                if state != "up":
-                    return "I5", f"{name} takes {peer} for {state}"
-        for arc in range(self.config.partitions):
-            roots = {
-                name: node.replica.roots.get(arc, 0)
-                for name in self.table.owners(arc)
-                if (node := self.hosts[name].node) is not None
-            }
-            if len(dict.fromkeys(roots.values())) > 1:
-                return "I5", f"arc {arc} has roots {roots}"
-        return "", ""
+        return unsettled(self, list(self.hosts))
 
-    def only_copy(self, name: str) -> bool:
-        """Whether this disk holds anything of any key that no other disk holds."""
-        mine = self.hosts[name].disk
-        skeys = dict.fromkeys(skey for space in (OBJECTS, HINTS) for skey, _ in mine.scan(space))
-        for skey in skeys:
-            others: dvv.Clock = []
-            for other, host in self.hosts.items():
-                if other != name:
-                    for obj in host.disk.held(skey):
-                        others = dvv.merge(others, dvv.decode(obj))
-            for obj in mine.held(skey):
-                if dvv.merge(others, dvv.decode(obj)) != others:
-                    return True
-        return False
+    def only_copy(self, name: str, only: bytes | None = None) -> bool:
+        """Whether this disk holds anything of any key (or of one) that no other disk holds."""
+        return only_copy(self.hosts, name, only)

@@ -1,0 +1,77 @@
+"""`dynamo node`: run a node, and stop one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dynamo.cli.shared import Shell, command, group
+
+CONFIG = click.option(
+    "-c",
+    "--config",
+    type=click.Path(path_type=Path),
+    default=Path("dynamo.toml"),
+    show_default=True,
+    metavar="FILE",
+    help="The node's TOML file.",
+)
+
+
+@group(
+    examples="""
+    dynamo node start                  the node of ./dynamo.toml, until Ctrl-C or SIGTERM
+    dynamo node start -c ring/n1.toml
+    dynamo node stop -c ring/n1.toml
+    """
+)
+def node() -> None:
+    """Run a node of the ring, or stop one."""
+
+
+@command(
+    examples="""
+    dynamo node start                  the node of ./dynamo.toml
+    dynamo node start -c ring/n1.toml
+    DYNAMO_NODE_DURABILITY=interval dynamo node start -c ring/n1.toml
+    """
+)
+@CONFIG
+@click.option(
+    "--exit-with-stdin",
+    is_flag=True,
+    help="Stop when stdin ends, so that the node does not outlive what started it.",
+)
+def start(shell: Shell, config: Path, exit_with_stdin: bool) -> int:
+    """Run one node in the foreground until SIGTERM or Ctrl-C.
+
+    Prints one JSON line when it serves. No file yet? `dynamo config init` writes one.
+    """
+    # Imported here: this is all that the process of a node needs of the command line.
+    from dynamo.server.main import start as run
+
+    return run(config, exit_with_stdin)
+
+
+@command(
+    examples="""
+    dynamo node stop                   the node of ./dynamo.toml
+    dynamo node stop -c ring/n1.toml
+    """
+)
+@CONFIG
+@click.option("--force", is_flag=True, help="Stop it whatever that means for the ring.")
+def stop(shell: Shell, config: Path, force: bool) -> int:
+    """Stop the node of a file cleanly, and wait until it has ended.
+
+    Refuses, with exit code 8, if some keys would be left with fewer live owners than a write
+    needs. A node that is not running is no error. Exit code 7 if it has not ended in time.
+    """
+    from dynamo.cli.stopping import stop as run
+
+    return run(shell, config, force)
+
+
+node.add_command(start)
+node.add_command(stop)

@@ -1,0 +1,95 @@
+"""How the clients of a seed behave: drawn from the seed alone.
+
+Each client gets a random part of what there is to do, so that seeds differ in kind and not only in
+order: in some nobody ever deletes, in others one key takes all the traffic. Beside them a loner
+goes about its own key with strict quorums.
+
+    exact     nobody makes auto puts, so that the verdict is exact, see `oracle`
+    crowded   many operations on few keys, for short runs; else a steady hundred and more a second
+"""
+
+from __future__ import annotations
+
+import random
+
+from dynamo.core import messages as m
+from dynamo.core.config import Config, quorum
+from dynamo.sim.workload import Habit, Levels, strict
+
+# What a second of a default seed holds in operations; those of the loner come on top.
+RATE = 96
+
+
+def habits(
+    rng: random.Random, config: Config, nodes: int, exact: bool, crowded: bool
+) -> tuple[Habit, ...]:
+    """The clients of a seed, the loner last."""
+    copies = min(config.n, nodes)
+    keys = rng.choice((1, 2, 4, 8) if crowded else (2, 4, 8, 16))
+    count = rng.choice((2, 3, 4, 6) if crowded else (4, 5, 7))
+    hot = rng.choice((0.0, 0.0, 0.5))
+    large = rng.choice((0.0, 0.0, 0.02, 0.1))
+    mortal = rng.choice((0.0, 0.0, 0.0, 0.1))
+    durable = rng.choice((0.0, 0.3, 1.0))
+    found = []
+    for _ in range(count):
+        weights = _weights(rng, exact)
+        pace_ms = 0
+        if not crowded:
+            pace_ms = 1_000 * count // RATE
+        found.append(
+            Habit(
+                weights=weights,
+                keys=keys,
+                think_ms=rng.choice((5, 20, 60)),
+                timeout_ms=rng.choice((150, 400, 900)),
+                tries=rng.choice((1, 3, 3, 6)),
+                sloppy=rng.random() < 0.85,
+                stale=rng.choice((0.0, 0.0, 0.05, 0.3)),
+                forgetful=rng.random() < 0.5,
+                wandering=rng.random() < 0.15,
+                pinned=f"n{rng.randrange(nodes) + 1}" if rng.random() < 0.15 else "",
+                levels=_levels(rng, config, copies),
+                lanes=rng.choice((1, 2)) if crowded else 16,
+                pace_ms=pace_ms,
+                mixed=rng.random() < 0.15,
+                hot=hot,
+                large=large,
+                durable=durable,
+                mortal=mortal,
+                hasty=rng.choice((0.0, 0.0, 0.0, 0.05)),
+            )
+        )
+    loner = Habit(
+        weights={"read": 1, "modify": 5}, think_ms=10 if crowded else 100, timeout_ms=500,
+        sloppy=False, loner=True, levels=strict(config, copies),
+    )  # fmt: skip
+    return (*found, loner)
+
+
+def _weights(rng: random.Random, exact: bool) -> dict[str, int]:
+    weights = {
+        "read": rng.choice((1, 1, 3)),
+        "modify": rng.choice((0, 2, 4)),
+        "blind": rng.choice((0, 0, 1, 2)),
+        "auto": 0 if exact else rng.choice((0, 1, 3)),
+        "remove": rng.choice((0, 0, 1)),
+        "cold": rng.choice((0, 0, 1)),
+        "churn": rng.choice((0, 0, 0, 2)),
+        "pile": rng.choice((0, 0, 0, 1)),
+        "chain": rng.choice((0, 0, 1)),
+        "burst": rng.choice((0, 0, 0, 1)),
+        "borrow": rng.choice((0, 0, 1)),
+        "set": rng.choice((0, 0, 0, 2)),
+    }
+    # A client dies once in a while, not every other second.
+    return {name: 20 * weight for name, weight in weights.items()} | {"quit": rng.choice((0, 0, 1))}
+
+
+def _levels(rng: random.Random, config: Config, copies: int) -> Levels:
+    if rng.random() < 0.7:
+        return Levels()
+    if rng.random() < 0.5:
+        return strict(config, copies)
+    w = max(config.w, quorum(copies))
+    return Levels(r=rng.randrange(1, copies + 1), w=w if rng.random() < 0.8 else m.ALL)

@@ -1,0 +1,46 @@
+"""What watches a world from the side, and is told of each thing that happens in it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from dynamo.client.op import Op
+from dynamo.core.node import Node
+from dynamo.sim.machine import Change, Host
+
+if TYPE_CHECKING:
+    from dynamo.sim.caller import Caller
+    from dynamo.sim.world import World
+
+
+class Judge:
+    """One promise. Each method hears of something, and accuses where the promise is broken."""
+
+    numbers: ClassVar[tuple[str, ...]] = ()
+    watches_steps: ClassVar[bool] = False  # whether `stepped` is to be called: there are many
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.oracle = world.oracle
+
+    def started(self, host: Host) -> None:
+        """A process has started over the disk of its host."""
+
+    def committed(self, host: Host, changes: list[Change]) -> None:
+        """A commit has succeeded; `changes` in order, each with what was there before."""
+
+    def stepped(self, host: Host, node: Node) -> None:
+        """A step has been committed, and nothing of its outbox has left."""
+
+    def answered(self, client: Caller, op: Op) -> None:
+        """An operation of a client has ended."""
+
+    def lost(self, host: Host) -> None:
+        """The disk has lost something by a fault."""
+
+    def is_idle(self) -> bool:
+        """Whether everything that this judge waits for has come to its end."""
+        return True
+
+    def at_rest(self) -> None:
+        """Nothing goes wrong any more, and the ring has come to rest."""
