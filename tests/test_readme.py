@@ -6,12 +6,16 @@ A block that cannot run here says why in a comment of its own, on the line befor
 
 and one that takes minutes is marked `<!-- slow -->`; it runs, after the blocks before it, with
 `-m slow`. The first two blocks of commands set the project up and run its tests; `.ci/run` takes
-the second one from README word for word.
+the second one from README word for word. The others run here, in order, as one shell script.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,6 +94,43 @@ def test_the_large_examples_run(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     run(readme, slow=True)
+
+
+@pytest.mark.net
+def test_the_other_commands_run_one_after_the_other(readme: str, tmp_path: Path) -> None:
+    """As typed into one shell in an empty directory, and nothing is left running."""
+    commands = [block for block in blocks(readme) if block.language in COMMANDS][2:]
+    assert commands, "README has no commands to operate a ring"
+    script = "set -euxo pipefail\n" + "".join(block.text for block in commands)
+    _check_free(7001, 7002, 7003, 7101, 7102, 7103)
+    done = subprocess.run(
+        ["bash", "-c", script + "wait\n"], cwd=tmp_path, env=_shell(tmp_path / "bin"),
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"ready":true' in done.stdout.replace(" ", "")
+    assert "HEALTHY" in done.stdout
+
+
+def _shell(folder: Path) -> dict[str, str]:
+    """An environment in which `dynamo` is this checkout, and nothing of ours decides for it."""
+    folder.mkdir()
+    script = folder / "dynamo"
+    script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dynamo "$@"\n')
+    script.chmod(0o755)
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("DYNAMO_")}
+    return kept | {"PATH": f"{folder}:{os.environ['PATH']}", "COLUMNS": "120"}
+
+
+def _check_free(*ports: int) -> None:
+    """The commands name fixed ports, as a reader types them: make sure that they are ours."""
+    for port in ports:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                pytest.fail(f"README's commands need port {port}, and something listens there")
 
 
 def test_the_first_commands_set_up_and_the_second_ones_test(readme: str) -> None:

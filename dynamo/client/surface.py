@@ -47,8 +47,8 @@ T = TypeVar("T")
 Key = str | bytes
 
 # Puts of one `modify`. The first carries the change; a further one only writes over siblings that
-# came in between, and while others do the same, makes new ones of them. (History: with 8 writers at
-# once and 8 rounds, a modify took 4.9 puts, and one in four gave up although its change was stored.)
+# came in between, and while others do the same, makes new ones of them. (History: with 8 writers
+# at once and 8 rounds, a modify took 4.9 puts, and one in four gave up, its change stored.)
 MODIFY_PUTS_MAX = 2
 
 
@@ -278,7 +278,7 @@ class Surface(Generic[T]):
             after,
             self._options.r if r is None else level("r", r),
             self._options,
-            until=lambda: self._until(None),
+            until=self._until,
             get=lambda full: self._get_op(full, self._until(None), r, None, None),
             clock=lambda: self._core.memory.clock,
         )
