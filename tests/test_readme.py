@@ -100,6 +100,7 @@ def test_the_large_examples_run(
 def test_the_other_commands_run_one_after_the_other(readme: str, tmp_path: Path) -> None:
     """As typed into one shell in an empty directory, and nothing is left running."""
     commands = [block for block in blocks(readme) if block.language in COMMANDS][2:]
+    assert not any(block.mark for block in commands), "each of them runs"
     assert commands, "README has no commands to operate a ring"
     script = "set -euxo pipefail\n" + "".join(block.text for block in commands)
     _check_free(7001, 7002, 7003, 7101, 7102, 7103)
