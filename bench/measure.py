@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -58,6 +58,7 @@ class Setup:
 
     def describe(self) -> str:
         """In one line, for people."""
+        often = f"{self.repeats} x " if self.repeats > 1 else ""
         levels = "".join(f" {n.upper()}={v}" for n, v in (("r", self.r), ("w", self.w)) if v)
         loop = (
             f"open loop {self.rate:,.0f}/s {self.arrivals}"
@@ -67,10 +68,15 @@ class Setup:
         plural = "es" if self.processes > 1 else ""
         return (
             f"{self.store} {self.nodes} nodes{levels} {self.durability}; {loop} from "
-            f"{self.processes} process{plural}; {self.repeats} x {self.seconds:g} s "
+            f"{self.processes} process{plural}; {often}{self.seconds:g} s "
             f"after {self.warm_up_s:g} s of warm-up"
             + (f"; faults: {self.faults}" if self.faults else "")
         )
+
+
+def as_json(setup: Setup) -> dict[str, Any]:
+    """As a result file has it."""
+    return asdict(setup)
 
 
 class Ledger:
@@ -154,7 +160,7 @@ def repeat(
     ledger.take(messages)
     window = records.Window(records.ops_of(messages), start, start + setup.seconds)
     found = _summary(setup, messages, window, ledger)
-    found["cpu"] = _cpu(found, messages, before, after, setup.seconds)
+    found["cpu"] = {} if steps else _cpu(found, messages, before, after, setup.seconds)
     found["memory_mb"] = watch.memory_mb(running.pids)
     found["harness"] = honesty.judge(
         window.late, found["ops"]["all"]["ops_s"], messages, noop_ops_s, not setup.rate
@@ -217,7 +223,13 @@ def _per_read(seen: dict[str, Any], found: dict[str, Any]) -> float:
 # --- the check at the end -----------------------------------------------------------------------
 
 
-def check(running: Running, workload: Workload, ledger: Ledger, report: Report) -> dict[str, Any]:
+def check(
+    running: Running,
+    workload: Workload,
+    ledger: Ledger,
+    report: Report,
+    keys_max: int = FINAL_KEYS_MAX,
+) -> dict[str, Any]:
     """Let replicas agree, read what they hold, and hold it against the logs."""
     report("waiting for all replicas to agree", 0.0)
     began = time.monotonic()
@@ -231,9 +243,9 @@ def check(running: Running, workload: Workload, ledger: Ledger, report: Report) 
     converged_s = round(time.monotonic() - began, 3)
     logs = verify.Logs(ledger.writes, ledger.reads)
     keys = sorted(logs.written_keys())
-    if len(keys) > FINAL_KEYS_MAX:
-        note = f"{FINAL_KEYS_MAX:,} of {len(keys):,} keys, drawn by lot, were read at the end"
-        keys = sorted(random.Random(0).sample(keys, FINAL_KEYS_MAX))
+    if len(keys) > keys_max:
+        note = f"{keys_max:,} of {len(keys):,} keys, drawn by lot, were read at the end"
+        keys = sorted(random.Random(0).sample(keys, keys_max))
     held = asyncio.run(_read_all(running, keys, bool(workload.adds), report))
     if workload.adds:
         verdict = verify.verify_fields(ledger.writes, held, workload.adds)

@@ -1,4 +1,4 @@
-"""A closed loop on a real ring: puts of unique keys, then gets that check what was put.
+"""The quick closed loop on a real ring: puts of unique keys, then gets that check what was put.
 
     this process                       node processes, loopback
     in_flight asyncio tasks  ────────▶ n1 n2 n3 ...
@@ -143,13 +143,14 @@ def measure(load: Load) -> dict[str, Any]:
     repeats: list[dict[str, Figures]] = []
     for _ in range(load.repeats):
         with dynamo.local(nodes=load.nodes, durability=load.durability) as ring:
-            repeats.append(asyncio.run(_with_client(ring, load)))
+            repeats.append(asyncio.run(with_client(ring, load)))
     result["repeats"] = repeats
     result["median"] = {op: summary([r[op] for r in repeats]) for op in ("put", "get")}
     return result
 
 
-async def _with_client(ring: Any, load: Load) -> dict[str, Figures]:
+async def with_client(ring: Any, load: Load) -> dict[str, Figures]:
+    """Both phases on a ring that is up."""
     try:
         async with ring.async_client() as kv:
             return await puts_and_gets(kv, load)

@@ -139,7 +139,7 @@ def series_of(window: Window) -> dict[str, Any]:
             "ok_s": [round(len(bucket) / every, 1) for bucket in buckets],
             "failed_s": [round(count / every, 2) for count in failed],
             **{
-                name: [round(percentile(b, at) * 1e3, 3) if b else None for b in buckets]
+                name: [_tell(bucket, at) for bucket in buckets]
                 for name, at in {**hdr.SHOWN, "max_ms": 100.0}.items()
             },
         }
@@ -182,6 +182,13 @@ def staleness(logs: Logs, start: float, end: float, seed: int = 0) -> dict[str, 
         "stale": [bucket[1] for bucket in counts],
         "share": round(stale / reads, 6) if reads else 0.0,
     }
+
+
+def _tell(ordered: list[float], at: float) -> float | None:
+    """A percentile in milliseconds; None where there are too few values to tell it from the top."""
+    if not ordered or len(ordered) < 100 / max(100 - at, 1e-9) <= 1e6:
+        return None
+    return round(percentile(ordered, at) * 1e3, 3)
 
 
 Acked = tuple[Sequence[float], Sequence[float], Sequence[tuple[int, int]]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 from bench import measure, watch
@@ -16,6 +16,10 @@ from bench.values import Corrupt
 from bench.workloads import Workload, WorkloadError, to_json
 
 FORMAT = 1  # of result files
+
+
+class WrongAnswer(Exception):
+    """The store answered what nobody had written: no figure is worth anything after that."""
 
 
 @contextmanager
@@ -54,10 +58,6 @@ def run(setup: Setup, workload: Workload, report: Report) -> dict[str, Any]:
     return sealed("run", setup, workload, repeats, promise)
 
 
-class WrongAnswer(Exception):
-    """The store answered what nobody had written: no figure is worth anything after that."""
-
-
 def refuse_not_offered(workload: Workload) -> None:
     if workload.not_offered:
         raise WorkloadError(f"{workload.title} is not offered. {workload.not_offered}")
@@ -72,11 +72,22 @@ def sealed(
         "format": FORMAT,
         **conditions(),
         "promise": promise,
-        "config": asdict(setup),
+        "config": measure.as_json(setup),
         "about": setup.describe(),
         "workload": to_json(workload),
         "repeats": repeats,
         "median": measure.middle(repeats),
         "good": all(each["check"]["good"] for each in repeats if "check" in each),
         "valid": all(each["harness"]["valid"] for each in repeats),
+    }
+
+
+def together(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """Several runs as one result, such as the same workload under other levels."""
+    return {
+        "bench": "set",
+        "format": FORMAT,
+        "results": results,
+        "good": all(each["good"] for each in results),
+        "valid": all(each["valid"] for each in results),
     }

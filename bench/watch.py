@@ -53,7 +53,6 @@ class Watch:
         self._stop.set()
         self._thread.join()
         after = self._counters()
-        self._admin.close()
         rose = {
             name: sum(
                 max(0, counts.get(name, 0) - self._before.get(node, {}).get(name, 0))
@@ -82,11 +81,7 @@ class Watch:
 
 def balance(ring: Any) -> dict[str, Any]:
     """How the copies of all arcs are dealt out, and what a further node would move."""
-    admin = Admin()
-    try:
-        answers = admin.ring(addresses_of(ring), 5.0)
-    finally:
-        admin.close()
+    answers = Admin().ring(addresses_of(ring), 5.0)
     if not answers:
         return {}
     answer = next(iter(answers.values()))

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from bench import __main__ as command
-from bench import figures, micro, run
-from bench.run import Load, WrongRead
+from bench import figures, micro, quick
+from bench.quick import Load, WrongRead
 
 SHORT = Load(nodes=3, durability="memory", in_flight=8, size=100, seconds=None, ops=50, repeats=1)
 
@@ -89,15 +89,15 @@ class Shelf:
 
 def test_a_run_by_count_puts_and_gets_that_many_after_the_warm_up() -> None:
     shelf = Shelf()
-    result = asyncio.run(run.puts_and_gets(shelf, SHORT))
+    result = asyncio.run(quick.puts_and_gets(shelf, SHORT))
     assert [result[op]["ops"] for op in ("put", "get")] == [50, 50]
-    assert len(shelf.data) == run.WARM_UP_OPS_MIN + 50
+    assert len(shelf.data) == quick.WARM_UP_OPS_MIN + 50
     assert {len(value) for value in shelf.data.values()} == {100}
 
 
 def test_a_run_by_time_ends_by_time() -> None:
     load = Load(**{**vars(SHORT), "ops": None, "seconds": 0.1})
-    result = asyncio.run(run.puts_and_gets(Shelf(), load))
+    result = asyncio.run(quick.puts_and_gets(Shelf(), load))
     assert result["put"]["ops"] > 8
     assert result["get"]["ops"] > 8
 
@@ -111,13 +111,13 @@ def test_a_wrong_or_missing_value_ends_the_run(lost: bool) -> None:
 
     shelf.get = get  # type: ignore[method-assign]
     with pytest.raises(ExceptionGroup) as failure:
-        asyncio.run(run.puts_and_gets(shelf, SHORT))
+        asyncio.run(quick.puts_and_gets(shelf, SHORT))
     assert failure.group_contains(WrongRead, match="bench-210")
 
 
 def test_values_of_different_keys_differ_whatever_their_size() -> None:
     for size in (16, 100, 5000):
-        values = {run.value_of(f"bench-{i}", size) for i in range(1000)}
+        values = {quick.value_of(f"bench-{i}", size) for i in range(1000)}
         assert len(values) == 1000
         assert {len(value) for value in values} == {size}
 
@@ -164,4 +164,4 @@ def test_a_short_run_on_a_real_ring(capsys: pytest.CaptureFixture[str]) -> None:
     assert result["config"]["ops"] == 300
     assert result["median"]["put"]["ops"] == 300
     assert result["median"]["get"]["cpu_us_nodes"] >= 0
-    assert "16 in flight" in run.table(result)
+    assert "16 in flight" in quick.table(result)

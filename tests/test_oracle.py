@@ -159,6 +159,59 @@ def test_an_auto_put_accuses_nobody_beside_it():
     assert tale.rest("a1", "b1") == []
 
 
+def test_an_unknown_write_that_a_disk_has_committed_stays_where_no_disk_lost_anything():
+    tale = Tale()
+    tale.put("a1", status=INFO)
+    tale.oracle.committed(tale.oracle.writes["a1"])
+    assert tale.rest() == ["I1"]
+
+
+def test_an_unknown_write_may_go_with_a_disk():
+    tale = Tale()
+    tale.put("a1", status=INFO)
+    tale.oracle.committed(tale.oracle.writes["a1"])
+    tale.oracle.note_loss(tale.now_ms)
+    assert tale.rest() == []
+
+
+def test_a_write_that_asked_for_few_copies_may_go_with_a_disk_and_with_nothing_else():
+    for lost, found in ((False, ["I1"]), (True, [])):
+        tale = Tale()
+        tale.begin("a1")
+        tale.oracle.writes["a1"].frail = True
+        tale.end("a1")
+        if lost:
+            tale.oracle.note_loss(tale.now_ms)
+        assert tale.rest() == found
+
+
+def test_a_disk_that_was_lost_before_a_frail_write_excuses_nothing():
+    tale = Tale()
+    tale.oracle.note_loss(tale.now_ms)
+    tale.begin("a1")
+    tale.oracle.writes["a1"].frail = True
+    tale.end("a1")
+    assert tale.rest() == ["I1"]
+
+
+def test_what_expires_may_be_missing_and_so_may_what_it_covers():
+    tale = Tale()
+    tale.put("a1")
+    tale.begin("b1", tale.read("a1"))
+    tale.oracle.of(K).note_mortal(tale.oracle.writes["b1"])
+    tale.end("b1")
+    assert tale.rest() == []
+
+
+def test_what_would_have_expired_and_failed_excuses_nothing():
+    tale = Tale()
+    tale.put("a1")
+    tale.begin("b1", tale.read("a1"))
+    tale.oracle.of(K).note_mortal(tale.oracle.writes["b1"])
+    tale.end("b1", FAIL)
+    assert tale.rest() == ["I1"]
+
+
 # --- I2 ---------------------------------------------------------------------------------------
 
 
@@ -202,6 +255,42 @@ def test_a_failed_write_on_a_disk_is_found_though_no_reader_sees_it():
     tale.put("a1")
     tale.put("d", tale.read("a1"), FAIL, delete=True)
     assert "I2" in tale.rest("a1", held=("d",))
+
+
+def test_a_write_that_a_disk_committed_cannot_be_reported_as_failed():
+    tale = Tale()
+    tale.begin("a1")
+    tale.oracle.committed(tale.oracle.writes["a1"])
+    tale.end("a1", FAIL)
+    assert tale.numbers() == ["I2"]
+
+
+def test_a_write_reported_as_failed_cannot_be_committed_later():
+    tale = Tale()
+    tale.put("a1", status=FAIL)
+    tale.oracle.committed(tale.oracle.writes["a1"])
+    assert tale.numbers() == ["I2"]
+
+
+# --- I14 --------------------------------------------------------------------------------------
+
+
+def test_a_value_comes_back_byte_for_byte():
+    tale = Tale()
+    tale.put("a1")
+    tale.oracle.writes["a1"].payload = b"\0a1\nfull"
+    assert tale.oracle.payloads(K, [(0, b"\0a1\nfull")], "here") == ["a1"]
+    assert tale.numbers() == []
+    tale.oracle.payloads(K, [(0, b"\0a1\nfu1l")], "here")
+    tale.oracle.payloads(K, [(0, b"\0a1\nful")], "here")
+    assert tale.numbers() == ["I14", "I14"]
+
+
+def test_a_value_whose_name_is_damaged_is_a_phantom():
+    tale = Tale()
+    tale.put("a1")
+    tale.oracle.shown(K, tale.oracle.payloads(K, [(0, b"\0a\xb1")], "here"), 5)
+    assert tale.numbers() == ["I2"]
 
 
 # --- I3 ---------------------------------------------------------------------------------------
@@ -394,6 +483,82 @@ def test_a_delete_under_way_excuses_a_strict_read():
     tale.begin("d", tale.read("a1"), delete=True)
     tale.strict_read()
     assert tale.numbers() == []
+
+
+def strictly_deleted() -> Tale:
+    tale = Tale()
+    tale.put("a1")
+    tale.put("d", tale.read("a1"), delete=True)
+    return tale
+
+
+def test_a_strict_read_shows_nothing_that_a_strict_delete_covers():
+    tale = strictly_deleted()
+    tale.strict("d")
+    tale.strict_read("a1")
+    assert tale.numbers() == ["I3"]
+
+
+def test_a_strict_read_shows_nothing_that_a_strict_put_covers():
+    tale = Tale()
+    tale.put("b1", tale.put("a1"))
+    tale.strict("b1")
+    tale.strict_read("a1")
+    assert tale.numbers() == ["I6", "I6"], "one is missing, and one is there"
+
+
+def test_a_sloppy_delete_may_be_missed_by_a_strict_read():
+    tale = strictly_deleted()
+    tale.strict_read("a1")
+    assert tale.numbers() == []
+
+
+def test_a_strict_read_that_began_before_the_delete_ended_may_miss_it():
+    tale = strictly_deleted()
+    tale.strict("d")
+    tale.strict_read("a1", begun_ms=tale.now_ms - 5)
+    assert tale.numbers() == []
+
+
+def test_a_session_does_not_fall_behind_what_one_node_has_shown_it():
+    tale = Tale()
+    tale.put("a1")
+    tale.put("b1")
+    before = tale.read("a1", "b1")
+    tale.oracle.session_read("c0", K, ["a1", "b1"], before, 99)
+    assert tale.numbers() == []
+    tale.oracle.session_read("c0", K, ["b1"], before, 99)
+    assert tale.numbers() == ["I6"]
+
+
+def test_a_session_may_see_what_covers_it_instead():
+    tale = Tale()
+    before = tale.put("a1")
+    tale.put("b1", before)
+    tale.oracle.session_read("c0", K, ["b1"], before, 99)
+    assert tale.numbers() == []
+
+
+def test_a_second_copy_may_disappear_from_a_session():
+    tale = Tale()
+    tale.put("a1")
+    tale.retried("a1")
+    tale.oracle.session_read("c0", K, [], tale.read("a1"), 99)
+    assert tale.numbers() == []
+
+
+# --- I8 -----------------------------------------------------------------------------------------
+
+
+def test_no_acknowledged_element_of_a_set_is_missing():
+    tale = Tale()
+    tale.put("a1")
+    tale.put("b1", status=INFO)
+    tale.put("c1", status=FAIL)
+    tale.oracle.set_read(K, ["a1"], tale.now_ms + 1, tale.now_ms)
+    assert tale.numbers() == []
+    tale.oracle.set_read(K, ["b1"], tale.now_ms + 1, tale.now_ms)
+    assert tale.numbers() == ["I8"]
 
 
 # --- I12, I13 -----------------------------------------------------------------------------------

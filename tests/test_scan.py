@@ -298,7 +298,7 @@ class Walker:
         self.hand = hand
         self.asked: list[tuple[str, Op]] = []
         self.walk = Walk(
-            match, after, level, Options(**options), until=lambda: hand.now + 1_000,
+            match, after, level, Options(**options), until=lambda timeout: hand.now + 1_000,
             get=lambda full: Op(m.GET, full, hand.now + 1_000, (level, 0, m.SLOPPY)),
             clock=lambda: 0,
         )  # fmt: skip
@@ -691,6 +691,19 @@ def test_a_value_that_cannot_be_decoded_raises_in_its_turn_and_the_rest_follows(
                 odd.append(error.key)
         assert sorted(found) == sorted(f"k{i}" for i in range(20))
         assert odd == ["odd"]
+
+
+def test_a_deadline_holds_for_each_share_of_a_scan():
+    with SimRing(nodes=3, seed=8) as sim, sim.client(timeout=10.0) as kv:
+        kv.put_many({f"k{i}": i for i in range(50)}, context=None)
+        with dynamo.deadline(0.5):
+            assert len(list(kv.scan())) == 50
+        for name in sim.nodes:
+            sim.kill(name)
+        began = sim.now
+        with dynamo.deadline(0.5), pytest.raises(dynamo.DynamoError):
+            list(kv.scan())
+        assert sim.now - began < 1.0
 
 
 @pytest.mark.parametrize(

@@ -213,8 +213,8 @@ def an_outcome(seed: int = 1, **changes: Any) -> Outcome:
     return replace(first, **changes)
 
 
-def a_tally(seeds: int, *sometimes: str, **changes: Any) -> Tally:
-    tally = Tally(sometimes)
+def a_tally(seeds: int, *sometimes: str, demanding: bool = True, **changes: Any) -> Tally:
+    tally = Tally(sometimes, demanding)
     for seed in range(seeds):
         tally.add(an_outcome(seed, **changes))
     return tally
@@ -240,6 +240,7 @@ def test_many_seeds_that_reach_too_little_are_no_proof() -> None:
     enough = a_tally(SOMETIMES_FROM, *names)
     assert enough.too_narrow
     assert not enough.clean
+    assert a_tally(SOMETIMES_FROM, *names, demanding=False).clean, "calm profiles reach little"
     assert a_tally(SOMETIMES_FROM, *names[:2], marks=dict.fromkeys(names, 1)).clean
 
 
@@ -418,7 +419,7 @@ def test_a_failed_seed_is_printed_with_all_that_is_needed(
     assert "a promise was broken: I" in out
     assert "knobs" in out
     assert f"dynamo sim shrink 0 --profile short --plant {MISTAKE}" in out
-    assert "REPLICATE" in out
+    assert " puts " in out
     assert out.endswith("FAILED: 1 seed of 1.\n")
 
 
@@ -445,7 +446,7 @@ def test_a_replay_of_a_clean_seed_can_tell_of_any_key(capsys: pytest.CaptureFixt
     code, out, _ = called(capsys, "replay", "3", "--profile", "short", "--key", "k0")
     assert code == 0
     assert "What happened to k0" in out
-    assert "PUT" in out
+    assert " puts " in out
     assert "Clean: every promise was kept." in out
 
 

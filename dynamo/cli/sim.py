@@ -106,7 +106,7 @@ def run(
         raise click.UsageError("--seeds says which, --count how many from a drawn one on: give one")
     chosen = _seeds(seeds, count, minutes)
     # Another profile, or a mistake, need not go where the default one goes.
-    tally = Tally(SOMETIMES if profile == "default" and not plant else ())
+    tally = Tally(SOMETIMES, demanding=profile == "default" and not plant)
     shell.say(f"seeds from {chosen.start} on, profile {profile}, {commit()}")
     began_s = time.monotonic()
     until_s = began_s + minutes * 60 if minutes else None

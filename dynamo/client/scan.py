@@ -100,11 +100,14 @@ class Walk:
         after: Position | str | None,
         level: int,
         options: Options,
-        until: Callable[[], int],
+        until: Callable[[float | None], int],
         get: Callable[[bytes], Op],
         clock: Callable[[], int],
     ) -> None:
-        """`match`: what full keys begin with. `level`: r as on the wire. `clock`: of the memory."""
+        """`match`: what full keys begin with. `level`: r as on the wire. `clock`: of the memory.
+
+        `until`: the end of an operation that begins now, given its seconds or None for the usual.
+        """
         self.match = match
         self._level = level
         self._options = options
@@ -184,7 +187,7 @@ class Walk:
     # --- the ring -----------------------------------------------------------------------------
 
     def _learn(self) -> Fetch:
-        op = Op(m.RING, b"", self._until(), (0,))
+        op = Op(m.RING, b"", self._until(None), (0,))
         while not op.done:
             yield [op]
         if op.answer is None:
@@ -283,10 +286,8 @@ class Walk:
 
     def _page_op(self, name: str, arc: int, start: bytes, rows: int, patient: bool) -> Op:
         assert self._ring is not None, "learnt before anything is asked"
-        until_ms = self._until()
-        if not patient:
-            # The rest of the time is for asking again, should somebody have died just now.
-            until_ms -= self._options.timeout_ms * 3 // 4
+        # The rest of the time is for asking again, should somebody have died just now.
+        until_ms = self._until(None if patient else self._options.timeout_ms / 4_000)
         tail = (arc, self._ring.version, 0, self.match, start, rows)
         return Op(m.SCAN, b"", until_ms, tail, tries=TRIES, pin=name)
 

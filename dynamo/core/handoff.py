@@ -224,9 +224,10 @@ class Handoff:
         """Send the next hints to every home that answers."""
         if self._sent:
             self._give_up_lost(now_ms)
-        for home, owed in list(self._owed.items()):
-            if self._liveness.state(home) == "up":
-                self._send(home, owed, now_ms)
+        if self._owed:
+            for home, owed in list(self._owed.items()):
+                if self._liveness.state(home) == "up":
+                    self._send(home, owed, now_ms)
 
     def _send(self, home: str, owed: dict[bytes, int], now_ms: int) -> None:
         flying = {skey for to, skey, _, _ in self._sent.values() if to == home}

@@ -197,6 +197,8 @@ class Replica:
 
     def take_doubted(self) -> list[int]:
         """Arcs that stopped being synced since the last call."""
+        if not self._doubted:
+            return []
         doubted = list(self._doubted)
         self._doubted.clear()
         return doubted

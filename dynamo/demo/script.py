@@ -92,7 +92,6 @@ class Story:
         self._split()
         self._heal()
         self._resolve()
-        self._stage.traffic.switch(False)
         self._reckon()
 
     # --- the acts -------------------------------------------------------------------------------
@@ -240,7 +239,7 @@ class Story:
 
     def _reckon(self) -> None:
         stage, teller = self._stage, self._teller
-        counts = stage.traffic.counts()
+        counts = stage.traffic.stop()
         stage.wait_equal(self._timeout)
         verdict = stage.traffic.verify(stage.kv)
         teller.claim(

@@ -22,7 +22,6 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from dynamo.client.blocking import Client
-from dynamo.client.errors import DynamoError
 from dynamo.demo.records import City
 from dynamo.localring import Ring
 
@@ -136,7 +135,7 @@ class Traffic:
         self._reader = ring.client(timeout=TIMEOUT_S)
         self._going, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        self._failed = self._older = self._wrong = 0
+        self._failed = self._older = self._wrong = self._under_way = 0
         self._threads = [
             threading.Thread(target=self._work, args=(number, call), daemon=True)
             for number in range(THREADS)
@@ -173,6 +172,14 @@ class Traffic:
         else:
             self._going.clear()
 
+    def stop(self) -> Counts:
+        """Pause, and return when the calls under way have ended."""
+        self.switch(False)
+        deadline = time.monotonic() + 2 * TIMEOUT_S
+        while self._under_way and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self.counts()
+
     def counts(self) -> Counts:
         with self._lock:
             failed, older, wrong = self._failed, self._older, self._wrong
@@ -187,21 +194,25 @@ class Traffic:
         due = time.monotonic()
         while True:
             self._going.wait()
+            self._count(under_way=1)
             if self._over.is_set():
                 return
             try:
-                call(visit, rng)
-            except DynamoError as error:
+                if self.on:
+                    call(visit, rng)
+            except Exception as error:  # a call that fails is counted, whatever it was
                 if not self._over.is_set():
                     self.error = str(error)
                     self._count(failed=1)
+            self._count(under_way=-1)
             visit += THREADS
             # A pace, not a backlog: what a slow moment missed is not made up for.
             due = max(due + period_s, time.monotonic())
             self._over.wait(due - time.monotonic())
 
-    def _count(self, failed: int = 0, older: int = 0, wrong: int = 0) -> None:
+    def _count(self, failed: int = 0, older: int = 0, wrong: int = 0, under_way: int = 0) -> None:
         with self._lock:
+            self._under_way += under_way
             self._failed += failed
             self._older += older
             self._wrong += wrong

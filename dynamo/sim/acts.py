@@ -26,12 +26,15 @@ from dynamo.client.op import Op
 from dynamo.core import messages as m
 from dynamo.core import ring
 from dynamo.sim.history import INFO, OK
+from dynamo.sim.inspector import inspector_of
+from dynamo.sim.scans import scan
 from dynamo.sim.workload import BLANK, Client, Known, Lane, Put, strict
 
 BUCKET = b"sim"
 SET_PREFIX = ring.full_key(BUCKET, b"set")
 BORROWED_MAX = 32
 MERGES_MAX = 4
+SCANNED_ARCS_MAX = 64  # a scan asks every owner of every arc: beyond that it drowns the rest
 
 Act = Callable[[Client], Lane]
 
@@ -223,6 +226,25 @@ def _write_union(client: Client, key: bytes, known: Known) -> Generator[list[Op]
     return (yield from client.put(key, known, body=",".join(merged).encode()))
 
 
+def scan_(client: Client) -> Lane:
+    if client.world.config.partitions > SCANNED_ARCS_MAX:
+        yield 1
+        return
+    client.world.mark("scan begun")
+    prefix = b"" if client.rng.random() < 0.3 else full(client.rng.choice(("k", "c", "set")))
+    yield from scan(client, prefix)
+
+
+def inspect(client: Client) -> Lane:
+    world = client.world
+    name = client.rng.choice(list(world.hosts))
+    what = client.rng.choice(("status", "hints", "roots", "key", "key", "exchange", "nonsense"))
+    if what == "key":
+        what = f"key {shared(client).hex()}" if client.rng.random() < 0.9 else "key of nothing"
+    inspector_of(world).ask(name, what)
+    yield 1
+
+
 def quit_(client: Client) -> Lane:
     """The application is gone with all that was under way; another process takes its place."""
     client.world.mark("client died")
@@ -244,7 +266,7 @@ def succeed(client: Client) -> None:
 ACTS: dict[str, Act] = {
     "read": read, "modify": modify, "blind": blind, "auto": auto, "remove": remove, "cold": cold,
     "churn": churn, "pile": pile, "chain": chain, "burst": burst, "borrow": borrow, "set": add,
-    "quit": quit_,
+    "scan": scan_, "inspect": inspect, "quit": quit_,
 }  # fmt: skip
 
 

@@ -11,10 +11,58 @@ goes about its own key with strict quorums.
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from dynamo.core import messages as m
 from dynamo.core.config import Config, quorum
-from dynamo.sim.workload import Habit, Levels, strict
+
+
+class Levels(NamedTuple):
+    """As in a request: 0 is the ring's own for r and w, and not asked for pr and pw."""
+
+    r: int = 0
+    w: int = 0
+    pr: int = 0
+    pw: int = 0
+
+
+OWN_LEVELS = Levels()
+
+
+def strict(config: Config, copies: int) -> Levels:
+    """Levels that overlap. Never below the ring's own W: an owner that lost its disk counts
+    again once it has met enough others for that W, and for no lower one."""
+    w = max(config.w, quorum(copies))
+    return Levels(r=quorum(copies), w=w, pr=quorum(copies), pw=w)
+
+
+@dataclass(frozen=True, slots=True)
+class Habit:
+    """How one client behaves. `weights` by action, see `acts`."""
+
+    weights: dict[str, int]
+    keys: int = 4  # shared keys it chooses from
+    think_ms: int = 20
+    timeout_ms: int = 400
+    tries: int = 3
+    levels: Levels = OWN_LEVELS
+    sloppy: bool = True
+    stale: float = 0.0  # share of writes over an older read than the last
+    forgetful: bool = False  # its auto puts are those of a client that just started
+    wandering: bool = False  # asks any one node, not the owners in their order
+    pinned: str = ""  # talks to this node only
+    loner: bool = False
+    acts: int = 0  # it does so many things and stops; 0: it goes on to the end
+    lanes: int = 1  # things it does at once, at most
+    pace_ms: int = 0  # it begins an operation so often, however long each takes; 0: when it can
+    mixed: bool = False  # each operation has levels of its own
+    hot: float = 0.0  # share of operations that go to the first shared key
+    large: float = 0.0  # share of values of several kilobytes
+    durable: float = 0.0  # share of puts that want every counted copy synced
+    mortal: float = 0.0  # share of puts with a time to live
+    hasty: float = 0.0  # share of operations that are given up before they end
+
 
 # What a second of a default seed holds in operations; those of the loner come on top.
 RATE = 96
@@ -82,8 +130,9 @@ def _weights(rng: random.Random, exact: bool) -> dict[str, int]:
         "borrow": rng.choice((0, 0, 1)),
         "set": rng.choice((0, 0, 0, 2)),
     }
-    # A client dies once in a while, not every other second.
-    return {name: 20 * weight for name, weight in weights.items()} | {"quit": rng.choice((0, 0, 1))}
+    # A client dies, or walks over everything, once in a while and not every other second.
+    rare = {name: rng.choice((0, 0, 1)) for name in ("quit", "scan", "inspect")}
+    return {name: 20 * weight for name, weight in weights.items()} | rare
 
 
 def _levels(rng: random.Random, config: Config, copies: int) -> Levels:

@@ -115,6 +115,13 @@ class KeyHistory:
             yield self.writes[low.bit_length() - 1]
             bits ^= low
 
+    def newest(self, bits: Seen) -> list[Write]:
+        """The writes of a set that no other of the set covers."""
+        covered = 0
+        for write in self.of(bits):
+            covered |= write.past
+        return list(self.of(bits & ~covered))
+
     def horizon_ms(self, seen: Seen) -> int:
         """By when writes must have begun for an auto put in `seen` to have covered them."""
         return max((w.ended_ms for w in self.autos if w.bit & seen), default=-1)

@@ -18,7 +18,8 @@ from dynamo.sim.zoo import ENTRIES, Entry
 # The promises that runs judge. Each must be the first to report some mistake: a check that never
 # spoke first may be one that cannot speak.
 JUDGED = (
-    "I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I11", "I12", "I13", "I14", "I15", "I16", "D1",
+    "I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I11", "I12", "I13", "I14", "I15", "I16",
+    "D1", "D4",
 )  # fmt: skip
 
 

@@ -65,6 +65,24 @@ def fallen(before: dvv.Clock, after: dvv.Clock) -> str:
     return ""
 
 
+def rows_of(world: World, skey: bytes) -> dict[str, bytes]:
+    """What each owner's disk holds of a key, b"" for nothing."""
+    owners = world.table.owners(int.from_bytes(skey[:2], "big"))
+    records = {name: world.hosts[name].disk.peek(OBJECTS, skey) for name in owners}
+    return {name: record[CHECK_BYTES:] if record else b"" for name, record in records.items()}
+
+
+def hints_of(world: World, skey: bytes) -> dict[str, tuple[list[str], bytes]]:
+    """Which hosts keep a hint for a key, for whom, and what it says."""
+    found = {}
+    for name, host in world.hosts.items():
+        record = host.disk.peek(HINTS, skey)
+        if record is not None and intact(skey, record):
+            homes, _, obj = _hint(record[CHECK_BYTES:])
+            found[name] = (homes, obj)
+    return found
+
+
 class Dots(Judge):
     """Every value that a disk commits was put to this key, byte for byte, and under a dot that
     names no other put, on any disk, at any time."""

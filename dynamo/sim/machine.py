@@ -179,17 +179,26 @@ class Disk(MemoryStore):
         """What lies there, for whoever only watches: it meets no fault."""
         return self._rows[space].get(key)
 
+    def synced(self, space: int, key: bytes) -> bytes | None:
+        """What would lie there if the power went now."""
+        for batch in self._unsynced:
+            for other, name, before in batch:
+                if other == space and name == key:
+                    return before
+        return self._rows[space].get(key)
+
     def skeys(self) -> list[bytes]:
         """The storage keys of everything that lies here, as owner and as stand-in."""
         return list(dict.fromkeys((*self._rows[OBJECTS], *self._rows[HINTS])))
 
-    def held(self, skey: bytes) -> list[bytes]:
-        """The objects that lie here for a key, as owner and as stand-in."""
+    def held(self, skey: bytes, synced: bool = False) -> list[bytes]:
+        """The objects that lie here for a key, as owner and as stand-in; `synced`: for certain."""
+        read = self.synced if synced and self._unsynced else self.peek
         found = []
-        record = self._rows[OBJECTS].get(skey)
+        record = read(OBJECTS, skey)
         if record is not None and not (self.rotten and not intact(skey, record)):
             found.append(record[CHECK_BYTES:])
-        record = self._rows[HINTS].get(skey)
+        record = read(HINTS, skey)
         if record is not None and not (self.rotten and not intact(skey, record)):
             found.append(_row(record[CHECK_BYTES:])[2])
         return found

@@ -26,8 +26,9 @@ By the numbers under which violations are reported:
                 equal, all nodes answer alike. Not yet: registers and membership, which are fixed
   I6   part     strict reads show what strict writes acknowledged before them, or what covers it,
                 and nothing covered; through one coordinator that did not restart, a session's
-                reads never fall behind what it has read and written. Not promised: monotonic
-                reads across coordinators below strict levels
+                reads never fall behind what it has read and written; a scan misses no key that was
+                written strictly before it. Not promised: monotonic reads across coordinators below
+                strict levels
   I7   not yet  there are no counters
   I8   part     sets kept as siblings and merged by their clients: no acknowledged element is
                 missing. Not yet: convergent sets and maps
@@ -279,6 +280,19 @@ class Oracle:
         for write in self.of(key).writes:
             if write.status == OK and write.uid not in found and write.ended_ms < begun_ms:
                 self.accuse("I8", key, f"the element of {write} is missing at {now_ms}")
+
+    def scanned(
+        self, due: Iterable[bytes], found: Sequence[bytes], begun_ms: int, now_ms: int
+    ) -> None:
+        """A scan came to its end. `due`: keys that had been written strictly before it began."""
+        seen = dict.fromkeys(found)
+        for key in due:
+            history = self.of(key)
+            known = any(write.ended_ms < begun_ms for write in history.of(history.strict))
+            if key not in seen and known and not history.deleted:
+                self.accuse("I6", key, f"a scan from {begun_ms} to {now_ms} misses the key")
+        if len(seen) < len(found):
+            self.accuse("I6", b"", f"a scan from {begun_ms} to {now_ms} yields a key twice")
 
     def lone_read(self, key: bytes, uids: Sequence[str], last: str, now_ms: int) -> None:
         """A strict read by the key's only writer, whose last write was acknowledged.

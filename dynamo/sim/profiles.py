@@ -39,7 +39,7 @@ EXTREMES: dict[str, tuple[int, ...]] = {
     "hint_batch_bytes": (1,),
     "exchange_rows": (1,),
     "exchange_arcs": (1, 64),
-    "exchange_ms": (20,),
+    "exchange_ms": (60,),
     "replica_timeout_ms": (12, 300),  # above the round trip: below it a ring cannot answer
     "hedge_ms_max": (1, 200),
     "background_timeout_ms": (20,),
@@ -250,9 +250,10 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         load_ms=0,
         habits=habits(rng, config, nodes, exact, profile != "default"),
         encode=encode,
-        split=rng.random() < 0.3,
+        split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
-        work_ms=rng.choice((0, 0, 0, 1, 3)),
+        # A step that waits for a disk takes milliseconds, in which its inbox fills.
+        work_ms=rng.choice((0, 1, 2, 3, 3) if profile == "default" else (0, 0, 0, 1, 3)),
         singly=singly,
         profile=profile,
         durability=durability,
@@ -286,7 +287,7 @@ def _extreme(rng: random.Random, config: Config, exact: bool) -> Config:
 def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
     copies = min(n, nodes)
     r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, copies), (copies, 1), (1, 1)))
-    probe_ms = rng.choice((100, 300, 1_000) if long else (50, 100, 300))
+    probe_ms = rng.choice((100, 300, 1_000, 1_000) if long else (50, 100, 300))
     probe_timeout_ms = rng.choice((20, 40))
     return Config(
         n=n,
@@ -301,7 +302,7 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
         probe_timeout_ms=probe_timeout_ms,
         suspicion_ms=probe_timeout_ms + rng.choice((40, 200, 800)),
         hint_batch=rng.choice((1, 2, 64)),
-        exchange_ms=rng.choice((100, 300, 1_000, 3_000)),
+        exchange_ms=rng.choice((300, 1_000, 3_000) if long else (100, 300, 1_000, 3_000)),
         exchange_rows=rng.choice((1, 2, 8, 256)),
         exchange_arcs=rng.choice((1, 4)),
     )

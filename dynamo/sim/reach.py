@@ -14,7 +14,8 @@ of this holds:
     enough time       each attempt may wait for a silent owner, and there is an attempt for each
                       node that will not answer
 
-"Overloaded", "too many siblings" and "disk full" are answers, and right at their limits.
+"Overloaded", "too many siblings" and "disk full" are answers, and right at their limits; so are
+refusals of what can never work.
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from dynamo.sim.caller import Caller
     from dynamo.sim.world import World
 
-ANSWERS = (errors.Overloaded, errors.TooManySiblings, errors.DiskFull)
+ANSWERS = (
+    errors.Overloaded, errors.TooManySiblings, errors.DiskFull, errors.BadContext,
+    errors.ConfigurationError, errors.KeyInvalid, errors.ValueTooLarge,
+)  # fmt: skip
 SLACK_MS = 60  # turns of nodes, round trips, and the margin that a client keeps
 NOTICED_MS = 500  # on top of a suspicion: backlogs run off, clients try again
 
@@ -51,6 +55,8 @@ class Reach(Judge):
 
     def answered(self, client: Caller, op: Op) -> None:
         world = self.world
+        if op.kind not in (m.PUT, m.GET):
+            return
         if world.changed_ms + self._settle_ms > op.started_ms:
             return
         if op.answer is not None:

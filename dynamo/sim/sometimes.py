@@ -104,6 +104,13 @@ GROUPS: dict[str, dict[str, str]] = {
         "burst of keys": "many keys are written at once",
         "large value put": "values take many times the space of their clocks",
     },
+    "looking on": {
+        "scan completed": "a walk over all keys ends while they are written to",
+        "scan gave up": "it says so where too few owners answer",
+        "asked about key": "an operator sees what a node holds of a key",
+        "forged context used": "a context that nobody was given is refused",
+        "served while somebody was down": "requests that must succeed beside a dead node do",
+    },
     "a ring in part": {
         "the core came to rest without the others": "what is well agrees while the rest stays ill",
         "broken for ever: dead": "somebody never comes back",

@@ -38,11 +38,11 @@ def tell(world: World, key: bytes, last: int = 80) -> str:
     shown = lines[-last:]
     owners = world.table.owners(ring.arc_of(key, world.config.partitions))
     name = key[1 + key[0] :].decode(errors="replace") if key else ""
-    when = f"at {world.broke_ms} ms" if world.broke_ms >= 0 else "at the end, at rest"
+    when = f"at {teller.until_ms} ms" if teller.until_ms >= 0 else "at the end, at rest"
     head = [f"The key {name} belongs to {listed(owners)}. What broke was seen {when}."]
     if len(lines) > len(shown):
         head.append(f"  ... {len(lines) - len(shown)} earlier events are left out ...")
-    return "\n".join([*head, *map(_laid_out, shown), *teller.end()])
+    return "\n".join([*head, *map(_laid_out, shown), *teller.broken(), *teller.end()])
 
 
 def _laid_out(line: Line) -> str:
@@ -58,6 +58,7 @@ class _Teller:
         self.world = world
         self.key = key
         self.names = Names(world)
+        self.until_ms = world.broken[0] if world.broken is not None else world.broke_ms
         self._client_asks: dict[tuple[str, int], None] = {}
         self._peer_asks: dict[int, str] = {}  # request -> the write it is about, "" for none
         self._lines: list[Line] = []
@@ -68,7 +69,7 @@ class _Teller:
     def lines(self) -> list[Line]:
         """Everything around the key up to the moment when something was seen to be broken."""
         for now_ms, what, *rest in self.world.log:
-            if 0 <= self.world.broke_ms < now_ms:
+            if 0 <= self.until_ms < now_ms:
                 break
             if what == "step":
                 host, _, outbox = rest
@@ -88,18 +89,25 @@ class _Teller:
         if not words:
             return
         for at_ms, other, others, said in reversed(self._lines[-4:]):
-            if (at_ms, other, said) == (now_ms, who, words) and others:
+            if (at_ms, other, said) == (now_ms, who, words) and others and to not in others:
                 others.append(to)
                 return
         self._lines.append((now_ms, who, [to], words))
+
+    def broken(self) -> list[str]:
+        """What was seen to be broken, the first of it."""
+        for number, key, text in self.world.oracle.violations:
+            if key == self.key:
+                return [f"{number} is broken: {self.names.in_words(text)}."]
+        return []
 
     def end(self) -> list[str]:
         """Who held what at that moment, and what became of the writes that were mentioned."""
         skey = ring.storage_key(self.key, self.world.config.partitions) if self.key else b""
         lines = ["Then they held:"] if skey else []
-        broken = self.world.broken_rows
         rows, hints = (rows_of(self.world, skey), hints_of(self.world, skey)) if skey else ({}, {})
-        rows, hints = broken if broken is not None else (rows, hints)
+        if self.world.broken is not None:
+            _, rows, hints = self.world.broken
         for name, obj in rows.items() if skey else ():
             lines.append(f"         {name:16} {self._clock(obj)}")
         for name, (homes, obj) in hints.items() if skey else ():

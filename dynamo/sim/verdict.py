@@ -16,11 +16,13 @@ from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.acts import SET_PREFIX, elements
 from dynamo.sim.caller import Reader
+from dynamo.sim.inspector import Inspector
 from dynamo.sim.judges import clock_of
 from dynamo.sim.world import World
 
 BUSY_WRITES = 5  # a key with as many writes is read through every node
 READ_MS = 2_000
+INSPECT_MS = 20
 DRAIN_MS = 4_000  # beyond the longest wait for a lost message
 
 Rows = dict[str, dict[bytes, bytes]]  # host -> storage key -> record
@@ -50,8 +52,20 @@ def judge(world: World, rest: Callable[[], object], read_ms: int = READ_MS) -> N
         }
     )
     _drain(world)
+    _inspect(world, keys)
     for each in world.judges:
         each.at_rest()
+
+
+def _inspect(world: World, keys: list[bytes]) -> None:
+    """Ask every node about itself, and about the key that most was written to."""
+    operator = Inspector(world)
+    busiest = sorted(keys, key=lambda key: -len(world.oracle.writes_of(key)))[:1]
+    for name in world.hosts:
+        for what in ("status", "hints", *(f"key {key.hex()}" for key in busiest)):
+            operator.ask(name, what)
+    world.run_until(world.now_ms + INSPECT_MS)
+    operator.judge(busiest)
 
 
 def _drain(world: World) -> None:

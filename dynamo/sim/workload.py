@@ -20,16 +20,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from dynamo.client.memory import Memory, Seen
 from dynamo.client.op import Op
 from dynamo.core import messages as m
-from dynamo.core.config import Config, quorum
+from dynamo.core.config import quorum
 from dynamo.core.messages import Message
 from dynamo.core.ring import arc_of
 from dynamo.sim.caller import Caller, Ended
+from dynamo.sim.habits import OWN_LEVELS, Habit, Levels, strict
 from dynamo.sim.history import FAIL, INFO, NEVER_MS, OK, Write
 from dynamo.sim.history import Seen as Bits
 from dynamo.sim.network import Frame
@@ -44,52 +44,6 @@ KEPT = 4  # contexts of a key that a client may still use
 
 # What a lane waits for: operations, or so many milliseconds.
 Lane = Generator[list[Op] | int, None, None]
-
-
-class Levels(NamedTuple):
-    """As in a request: 0 is the ring's own for r and w, and not asked for pr and pw."""
-
-    r: int = 0
-    w: int = 0
-    pr: int = 0
-    pw: int = 0
-
-
-OWN_LEVELS = Levels()
-
-
-def strict(config: Config, copies: int) -> Levels:
-    """Levels that overlap. Never below the ring's own W: an owner that lost its disk counts
-    again once it has met enough others for that W, and for no lower one."""
-    w = max(config.w, quorum(copies))
-    return Levels(r=quorum(copies), w=w, pr=quorum(copies), pw=w)
-
-
-@dataclass(frozen=True, slots=True)
-class Habit:
-    """How one client behaves. `weights` by action, see `acts`."""
-
-    weights: dict[str, int]
-    keys: int = 4  # shared keys it chooses from
-    think_ms: int = 20
-    timeout_ms: int = 400
-    tries: int = 3
-    levels: Levels = OWN_LEVELS
-    sloppy: bool = True
-    stale: float = 0.0  # share of writes over an older read than the last
-    forgetful: bool = False  # its auto puts are those of a client that just started
-    wandering: bool = False  # asks any one node, not the owners in their order
-    pinned: str = ""  # talks to this node only
-    loner: bool = False
-    acts: int = 0  # it does so many things and stops; 0: it goes on to the end
-    lanes: int = 1  # things it does at once, at most
-    pace_ms: int = 0  # it begins an operation so often, however long each takes; 0: when it can
-    mixed: bool = False  # each operation has levels of its own
-    hot: float = 0.0  # share of operations that go to the first shared key
-    large: float = 0.0  # share of values of several kilobytes
-    durable: float = 0.0  # share of puts that want every counted copy synced
-    mortal: float = 0.0  # share of puts with a time to live
-    hasty: float = 0.0  # share of operations that are given up before they end
 
 
 class Known(NamedTuple):
@@ -252,7 +206,8 @@ class Client(Caller):
         self.submit(op, end)
         if op.put_id:
             self.world.uids[op.put_id] = op.waiter
-        if self.rng.random() < self.habit.hasty:
+        alone = op.kind in (m.PUT, m.GET) and op.slot is None  # not one of a scan's
+        if alone and self.rng.random() < self.habit.hasty:
             self.world.at(now_ms + self.rng.randrange(1, 40), self._lose_patience, op)
 
     def _lose_patience(self, op: Op) -> None:

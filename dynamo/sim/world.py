@@ -32,7 +32,7 @@ from dynamo.core.messages import Message
 from dynamo.core.node import Cluster, Node
 from dynamo.sim.acks import Acks
 from dynamo.sim.endpoint import Endpoint
-from dynamo.sim.judges import JUDGES
+from dynamo.sim.judges import JUDGES, hints_of, rows_of
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
@@ -52,6 +52,7 @@ from dynamo.storage.contract import StoreError
 CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
+CHECK_EVERY = 4  # steps; what a table holds too much it still holds a few steps later
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -88,6 +89,8 @@ class World:
         self.steps = 0
         self.events = 0
         self.broke_ms = -1  # when the first promise was seen to be broken
+        # When that was first seen on some key, and what owners and stand-ins then held of it.
+        self.broken: tuple[int, dict[str, bytes], dict[str, tuple[list[str], bytes]]] | None = None
         self.marks: dict[str, int] = {}
         self.log: list[tuple[Any, ...]] = []
         self.logging = False
@@ -169,9 +172,16 @@ class World:
                 self.events += len(called)
                 for host in called:
                     self._turn(host)
-            if violations and self.broke_ms < 0:
-                self.broke_ms = now_ms
+            if violations and self.broken is None:
+                self._note_broken(self.now_ms, next((x.key for x in violations if x.key), b""))
         self.now_ms = max(self.now_ms, until_ms)
+
+    def _note_broken(self, at_ms: int, key: bytes) -> None:
+        if self.broke_ms < 0:
+            self.broke_ms = at_ms
+        if key:
+            skey = ring.storage_key(key, self.config.partitions)
+            self.broken = (at_ms, rows_of(self, skey), hints_of(self, skey))
 
     def mark(self, what: str, count: int = 1) -> None:
         """Count a state worth reaching (a `sometimes` point)."""
@@ -416,10 +426,11 @@ class World:
 
     def _examine(self, host: Host, node: Node) -> None:
         assert not host.disk.dirty, "N1: a step leaves nothing uncommitted"
-        node.check()
-        for judge in self.judges:
-            if judge.watches_steps:
-                judge.stepped(host, node)
+        if self.steps % CHECK_EVERY == 0:
+            node.check()
+            for judge in self.judges:
+                if judge.watches_steps:
+                    judge.stepped(host, node)
         if self.steps % self._check_rows_every == 0:
             self.check_rows(host)
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dynamo.client.op import Try
 from dynamo.client.session import Session
 from dynamo.core import context, dvv, writes
 from dynamo.core import messages as m
 from dynamo.core.requests import Requests
 from dynamo.sim import acts
+from dynamo.sim.workload import Client
 from dynamo.sim.zoo.entry import Plant, Shelf
 
 mistake = Shelf()
@@ -79,6 +81,32 @@ def put_ids_shared_by_clients(plant: Plant) -> None:
         self._put_ids = 0
 
     plant.set(Session, "__init__", init)
+
+
+@mistake("trap 5: a retry that is a new request", "I4", "I1", "I3")
+def retried_under_another_id(plant: Plant) -> None:
+    """Each try of a put has an id of its own, so that nobody knows that they are one."""
+    real_message, real_note = Try.message, Client._note_attempt
+    at = 8  # the highest byte of the counter in an id: 0 for the first try
+
+    def message(self: Try, now_ms: int, ring: Any) -> Any:
+        op = self.op
+        if op is None or not op.put_id or not op.sent:
+            return real_message(self, now_ms, ring)
+        first = op.put_id
+        op.put_id = first[:at] + bytes([op.sent % 256]) + first[at + 1 :]
+        try:
+            return real_message(self, now_ms, ring)
+        finally:
+            op.put_id = first
+
+    def note(self: Client, message: m.Message) -> None:
+        put_id, uids = message[8], self.world.uids
+        uids[put_id] = uids[put_id[:at] + b"\0" + put_id[at + 1 :]]
+        real_note(self, message)
+
+    plant.set(Try, "message", message)
+    plant.set(Client, "_note_attempt", note)
 
 
 # --- What it is given, and what it makes of it ----------------------------------------------------

@@ -1,0 +1,1 @@
+"""Stores that one would use instead of dynamo, each with its driver and how it is started here."""
