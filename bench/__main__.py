@@ -141,6 +141,8 @@ def _list(options: Any) -> int:
 
 def _micro(options: Any) -> int:
     result = micro.measure(options.seconds, options.only)
+    if options.save:
+        micro.save(result)
     print(json.dumps(result, indent=2) if options.json else micro.table(result))
     return FINE
 
@@ -169,6 +171,17 @@ def _refusing(work: Callable[[], Any]) -> Any:
         raise Refused(str(error)) from None
 
 
+def _needed(options: Any) -> None:
+    """Miss what is not installed now, not after minutes of measuring."""
+    from bench import hdr, plots
+
+    if options.command != "compare":
+        hdr.histogram()
+    if options.out:
+        with plots.styled():
+            pass
+
+
 def _finish(options: Any, work: Callable[[], dict[str, Any]]) -> int:
     """Carry it out, show it, keep it, and say by the exit code what it is worth."""
     from bench import report
@@ -176,6 +189,7 @@ def _finish(options: Any, work: Callable[[], dict[str, Any]]) -> int:
     from bench.crew import CrewFailed
     from bench.runner import WrongAnswer
 
+    _refusing(lambda: _needed(options))
     try:
         result = _refusing(work)
     except WrongAnswer as error:

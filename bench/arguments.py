@@ -47,6 +47,14 @@ def counts(text: str) -> list[int]:
     return [parse(part) for part in text.split(",")]
 
 
+def knob(text: str) -> tuple[str, int]:
+    """ "name=value": an option of `dynamo.local`, which says itself what it does not know."""
+    name, _, value = text.partition("=")
+    if not name.isidentifier() or not value.replace("_", "").isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=number, as in hedge_ms_max=20")
+    return name, int(value)
+
+
 def words(text: str) -> list[str]:
     """Names with commas between them."""
     return [part.strip() for part in text.split(",") if part.strip()]
@@ -73,6 +81,8 @@ def parser(epilog: str) -> argparse.ArgumentParser:
     length = go.add_mutually_exclusive_group()
     length.add_argument("--seconds", type=number(float, 0.1, SECONDS_MAX), help="measured part")
     length.add_argument("--ops", type=number(int, 1, OPS_MAX), help="of the quick closed loop")
+    pinned = "each process talks to one node only, as behind a load balancer"
+    go.add_argument("--pinned", action="store_true", help=pinned)
     go.add_argument("--levels", type=levels, help="R/W variants, each a run: 1/1,1/2,2/2")
     go.add_argument(
         "--faults", default="", help="kill, partition, slow, rolling, or 'kill n3 @ 5s'"
@@ -102,6 +112,7 @@ def parser(epilog: str) -> argparse.ArgumentParser:
     pieces = commands.add_parser("micro", help="the pieces alone, in one process, without IO")
     pieces.add_argument("--seconds", type=number(float, 0.001, 10.0), default=0.2, help="per line")
     pieces.add_argument("--only", default="", help="lines whose name contains this")
+    pieces.add_argument("--save", action="store_true", help="as the baseline of later ones")
     pieces.add_argument("--json", action="store_true", help="print one JSON object, no table")
     return top
 
@@ -113,6 +124,8 @@ def _store(command: argparse.ArgumentParser) -> None:
     group.add_argument("--r", type=number(int, 1, 7), help="answers of a read; default: the ring's")
     group.add_argument("--w", type=number(int, 1, 7), help="copies of a write; default: the ring's")
     group.add_argument("--n", type=number(int, 1, 7), help="copies of a key; default 3")
+    tuning = "a setting of every node, such as pending_ops_max=200; may be given again"
+    group.add_argument("--set", type=knob, action="append", metavar="NAME=N", help=tuning)
     group.add_argument("--partitions", type=number(int, 1, 65_536), help="arcs; default 64")
 
 
@@ -153,6 +166,7 @@ def _compare(commands: Any) -> None:
     two.add_argument("--pairs", type=number(int, 1, 200), default=20)
     two.add_argument("--seconds", type=number(float, 0.1, 60), default=1.0, help="per measurement")
     two.add_argument("--what", choices=("ring", "micro"), default="ring")
+    two.add_argument("--only", default="", help="of micro's pieces, whose name contains this")
     two.add_argument("--in-flight", type=number(int, 1, IN_FLIGHT_MAX), default=64)
     two.add_argument("--size", type=number(int, 16, SIZE_MAX), default=100)
     two.add_argument("--nodes", type=number(int, 1, NODES_MAX), default=3)
@@ -184,7 +198,9 @@ def _peers(commands: Any) -> None:
     _output(them)
 
 
-ONLY_WITH_WORKLOAD = ("rate", "levels", "faults", "r", "w", "n", "partitions", "keys", "out")
+ONLY_WITH_WORKLOAD = (
+    *("rate", "pinned", "levels", "faults", "r", "w", "n", "partitions", "set", "keys", "out"),
+)
 
 
 def contradiction(options: argparse.Namespace) -> str:
@@ -200,7 +216,9 @@ def contradiction(options: argparse.Namespace) -> str:
             return "--ops is for the quick closed loop, without a workload: give --seconds"
         elif options.levels and (options.r or options.w):
             return "--levels gives R and W already: leave out --r and --w"
-    if getattr(options, "png", False) and not options.out:
+    if options.command == "micro" and options.save and options.only:
+        return "--save needs all pieces: leave out --only"
+    if options.command in ("run", "sweep", "compare", "peers") and options.png and not options.out:
         return "--png needs --out with a folder"
     return ""
 
@@ -211,6 +229,7 @@ def setup(options: argparse.Namespace) -> Any:
 
     closed = getattr(options, "in_flight", None) or 0
     knobs = {name: getattr(options, name) for name in ("n", "partitions") if getattr(options, name)}
+    knobs |= dict(options.set or [])
     return Setup(
         nodes=options.nodes,
         durability=options.durability,
@@ -225,6 +244,7 @@ def setup(options: argparse.Namespace) -> Any:
         processes=min(options.processes, closed) if closed else options.processes,
         seed=options.seed,
         faults=getattr(options, "faults", ""),
+        pinned=getattr(options, "pinned", False),
         timeout_s=options.timeout,
         knobs=knobs,
     )
@@ -236,6 +256,7 @@ def trial(options: argparse.Namespace) -> Any:
 
     return Trial(
         what=options.what,
+        only=options.only,
         pairs=options.pairs,
         seconds=options.seconds,
         in_flight=options.in_flight,

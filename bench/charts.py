@@ -27,6 +27,7 @@ def sweep(result: dict[str, Any]) -> Picture:
         bottom.plot(offered, refused, marker="s", markersize=4, color=colour(1), label="refused")
     bottom.set_xlabel("offered load [ops/s]")
     bottom.set_ylabel("[ops/s]")
+    bottom.yaxis.set_major_formatter(plain)
     bottom.set_ylim(bottom=0)
     for axis in (top, bottom):
         axis.set_xscale("log")
@@ -83,56 +84,69 @@ def compare(result: dict[str, Any]) -> Picture:
 def peers(result: dict[str, Any]) -> list[Picture]:
     """Throughput and latency of every store under every workload."""
     return [
-        _bars(result, "peers-throughput", "Throughput", "ops_s", "ops/s", False),
-        _bars(result, "peers-p50", "Median latency", "service.p50_ms", "p50 [ms]", True),
-        _bars(result, "peers-p99", "99th percentile", "service.p99_ms", "p99 [ms]", True),
+        _bars(result, "peers-throughput", "Throughput", "ops_s", "ops/s", "longer is better"),
+        _bars(result, "peers-p50", "Median latency", "service.p50_ms", "p50 [ms]", SHORTER),
+        _bars(result, "peers-p99", "99th percentile", "service.p99_ms", "p99 [ms]", SHORTER),
     ]
 
 
+SHORTER = "shorter is better"
+LOCAL = ("rocksdb", "lmdb")  # no network: their bars may leave the scale, their numbers stay
+
+
 def _bars(
-    result: dict[str, Any], name: str, title: str, figure_name: str, unit: str, low_is_good: bool
+    result: dict[str, Any], name: str, title: str, figure_name: str, unit: str, better: str
 ) -> Picture:
-    cells = _cells(result)
-    figure, grid = canvas(1, 1.3 + 0.36 * len(result["stores"]), len(cells), sharey=True)
+    """A row of panels per workload, a panel per number in flight, a bar per store."""
+    workloads = list(dict.fromkeys(cell["workload"] for cell in result["cells"]))
+    loads = sorted({cell["in_flight"] for cell in result["cells"]})
     stores = list(reversed(result["stores"]))
-    for column, (heading, values) in enumerate(cells):
-        axis = grid[0][column]
-        rows = [values.get(store["label"]) for store in stores]
-        bars = [row["median"][figure_name] if row else 0.0 for row in rows]
-        axis.barh(
-            range(len(stores)), bars, height=0.65,
-            color=[colour(0) if store["name"] == "dynamo" else "#aab4bd" for store in stores],
-        )  # fmt: skip
-        top = max([*bars, 1e-9])
-        for number, value in enumerate(bars):
-            text = f"{value:,.0f}" if figure_name == "ops_s" else f"{value:,.2f}"
-            axis.text(value + top * 0.02, number, text if rows[number] else "not run",
-                      va="center", fontsize=8)  # fmt: skip
-        axis.set_xlim(0, top * 1.28)
-        axis.set_yticks(range(len(stores)), [store["label"] for store in stores])
-        axis.set_title(heading, fontsize=9.5)
-        axis.set_xlabel(unit)
-        axis.grid(axis="y", visible=False)
-        axis.xaxis.set_major_locator(_few())
-    better = "shorter is better" if low_is_good else "longer is better"
+    height = 0.9 + len(workloads) * (0.8 + 0.27 * len(stores))
+    figure, grid = canvas(len(workloads), height, len(loads), sharey=True)
+    figure.suptitle(f"{title} side by side", x=0.01, ha="left", fontsize=11)
+    for row, workload in enumerate(workloads):
+        for column, in_flight in enumerate(loads):
+            values = {
+                cell["store"]: cell["median"][figure_name]
+                for cell in result["cells"]
+                if cell["workload"] == workload and cell["in_flight"] == in_flight
+            }
+            axis = grid[row][column]
+            axis.set_title(f"{workload}, {in_flight} in flight", fontsize=9.5)
+            _panel(axis, stores, values)
+            if row == len(workloads) - 1:
+                axis.set_xlabel(unit)
     return Picture(
-        name, f"{title} of stores side by side",
-        f"Medians of repeats that took turns; {better}. What each promises stands in the table.",
-        figure,
+        name, f"{title} side by side",
+        f"Medians of repeats that took turns; {better}. Pale bars end at the edge: in process, "
+        "without a network. What each store promises stands in the table.", figure,
     )  # fmt: skip
+
+
+def _panel(axis: Any, stores: list[dict[str, Any]], values: dict[str, float]) -> None:
+    served = [values.get(store["label"], 0.0) for store in stores if store["name"] not in LOCAL]
+    top = max([*served, 1e-9]) if any(served) else max([*values.values(), 1e-9])
+    for number, store in enumerate(stores):
+        value = values.get(store["label"])
+        length = min(value or 0.0, top * 1.08)
+        local = store["name"] in LOCAL
+        tint = colour(0) if store["name"] == "dynamo" else "#dfe4e8" if local else "#9aa7b2"
+        axis.barh(number, length, height=0.7, color=tint)
+        text = "not run" if value is None else short(value)
+        axis.text(length + top * 0.02, number, text, va="center", fontsize=7.5)
+    axis.set_xlim(0, top * 1.45)
+    axis.set_yticks(range(len(stores)), [store["label"] for store in stores], fontsize=8.5)
+    axis.grid(axis="y", visible=False)
+    axis.xaxis.set_major_locator(_few())
+    axis.xaxis.set_major_formatter(plain)
+
+
+def short(value: float) -> str:
+    """Three digits that mean something, or whole numbers."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _few() -> Any:
     from matplotlib.ticker import MaxNLocator
 
     return MaxNLocator(3)
-
-
-def _cells(result: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """One column per workload and number in flight: its heading, and the results by store."""
-    found: dict[str, dict[str, Any]] = {}
-    for cell in result["cells"]:
-        found.setdefault(f"{cell['workload']}, {cell['in_flight']} in flight", {})[
-            cell["store"]
-        ] = cell
-    return list(found.items())

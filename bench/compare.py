@@ -41,6 +41,7 @@ class Trial:
     nodes: int = 3
     durability: str = "memory"
     relevant: float = 0.05
+    only: str = ""  # of the pieces of micro, those whose name contains this
 
 
 Measure = Callable[[], dict[str, float]]

@@ -30,7 +30,10 @@ def rich_table(rows: tables.Rows, text_columns: int = 1) -> Any:
 def print_result(result: dict[str, Any]) -> None:
     """Whatever kind of result it is."""
     out = show.console()
-    write = lambda text="", style=None: out.print(text, style=style, highlight=False, markup=False)  # noqa: E731
+
+    def write(text: str = "", style: str | None = None) -> None:
+        out.print(text, style=style, highlight=False, markup=False)
+
     kind = result["bench"]
     if kind == "set":
         for number, each in enumerate(result["results"]):

@@ -49,9 +49,10 @@ def cpu_seconds(pid: int) -> float:
     To the nanosecond where the kernel counts so, or in ticks of 10 ms, too coarse for one second.
     """
     try:
-        tasks = [Path(task, "schedstat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-        if tasks:
-            return sum(int(text.split()[0]) for text in tasks) / 1e9
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        total = sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
+        if total:
+            return total / 1e9
     except (OSError, IndexError, ValueError):
         pass  # not this kernel, or a thread ended between the two looks
     fields = _stat(pid)

@@ -66,7 +66,8 @@ def judge(
     share = sum(wait > LATE_S for wait in late) / len(late) if late and not closed else 0.0
     busy = max((log["cpu_s"] / log["wall_s"] for log in logs if log["wall_s"]), default=0.0)
     noop = ops_s / len(logs) / noop_ops_s if noop_ops_s else 0.0
-    reasons, marks = [], []
+    reasons: list[str] = []
+    marks: list[str] = []
     if share > LATE_SHARE_MAX:
         reasons.append(
             f"{share:.1%} of the operations were sent more than {LATE_S * 1e3:.0f} ms late"

@@ -48,6 +48,8 @@ class Setup:
     processes: int = 2
     seed: int = 1
     faults: str = ""
+    # Each worker talks to one node only, the first to the first, as behind a load balancer.
+    pinned: bool = False
     timeout_s: float = 2.0
     knobs: dict[str, Any] = field(default_factory=dict)
 
@@ -58,10 +60,11 @@ class Setup:
 
     def describe(self) -> str:
         """In one line, for people."""
+        # No repeats: a sweep, which has loads of its own.
         often = f"{self.repeats} x " if self.repeats > 1 else ""
         levels = "".join(f" {n.upper()}={v}" for n, v in (("r", self.r), ("w", self.w)) if v)
         loop = (
-            f"open loop {self.rate:,.0f}/s {self.arrivals}"
+            f"open loop {f'{self.rate:,.0f}/s ' if self.repeats else ''}{self.arrivals}"
             if self.rate
             else f"closed loop {self.in_flight} in flight"
         )
@@ -70,6 +73,8 @@ class Setup:
             f"{self.store} {self.nodes} nodes{levels} {self.durability}; {loop} from "
             f"{self.processes} process{plural}; {often}{self.seconds:g} s "
             f"after {self.warm_up_s:g} s of warm-up"
+            + "".join(f"; {name}={value}" for name, value in self.knobs.items())
+            + ("; each process talks to one node" if self.pinned else "")
             + (f"; faults: {self.faults}" if self.faults else "")
         )
 
@@ -101,9 +106,13 @@ class Ledger:
 def plans(setup: Setup, workload: Workload, running: Running, ledger: Ledger) -> list[Plan]:
     """One plan per worker process."""
     count = setup.processes
+    vias = []
+    if setup.pinned and running.ring is not None:
+        names = running.ring.nodes
+        vias = [running.ring.url_of(name).removeprefix("dynamo://") for name in names]
     return [
         Plan(
-            driver=running.spec,
+            driver=running.spec | ({"via": vias[number % len(vias)]} if vias else {}),
             workload=to_json(workload),
             writer=writer,
             workers=count,

@@ -2,13 +2,24 @@
 
 The last lines run whole requests through three `Node` objects over memory stores, delivering
 their outboxes by hand: all that a replicated put or get costs three nodes in Python, without
-frames, sockets and disks. What a real ring needs on top is transport.
+frames, sockets and disks. What a real ring needs on top is transport. The update of an arc's root
+is an exclusive or, and part of these.
+
+`baseline.json` holds what each piece cost when it was last looked at, in units of a yardstick that
+is no code of ours, so that a slower machine changes neither. Save a new one with the change that
+moved it: `python -m bench micro --save`.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
+import shutil
+import tempfile
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -18,7 +29,9 @@ from dynamo.core import messages as m
 from dynamo.core.config import Config
 from dynamo.core.node import Cluster, Node
 from dynamo.core.replica import intact, seal_record
+from dynamo.core.spaces import OBJECTS
 from dynamo.storage.memory import MemoryStore
+from dynamo.storage.rocks import RocksStore
 
 BATCH = 64  # requests that one step of a node finds in its inbox
 REPEATS = 5
@@ -28,38 +41,98 @@ KEY = ring.full_key(b"default", b"user:1234567890")
 PAYLOAD = b"v" * 100
 PARTITIONS = 256
 
+BASELINE = Path(__file__).parent / "baseline.json"
+COMMITS = (1, 8, 32, 128)
+
+Clock = Callable[[], float]
 Piece = tuple[str, int, Callable[[], Any]]  # name, operations per call, the call
 
 
 def measure(seconds: float, only: str = "") -> dict[str, Any]:
-    """Best and median of `REPEATS` for every piece, in microseconds per operation."""
-    rows = [
-        {"name": name, **timed(call, per_call, seconds)}
-        for name, per_call, call in pieces()
-        if only in name
-    ]
-    return {"bench": "micro", **conditions(), "seconds": seconds, "pieces": rows}
+    """Best and median of `REPEATS` for every piece, in microseconds per operation.
+
+    `ratio` is the best in units of the yardstick, `change` that against the baseline.
+    """
+    unit = yardstick_us(seconds)
+    before = baseline()
+    rows = []
+    for name, per_call, call in pieces():
+        if only in name:
+            row: dict[str, Any] = {"name": name, **timed(call, per_call, seconds)}
+            row["ratio"] = round(row["best_us"] / unit, 4)
+            row["change"] = round(row["ratio"] / before[name], 3) if name in before else None
+            rows.append(row)
+    return {
+        "bench": "micro",
+        **conditions(),
+        "seconds": seconds,
+        "yardstick_us": unit,
+        "pieces": rows,
+    }
 
 
-def timed(call: Callable[[], Any], per_call: int, seconds: float) -> dict[str, float]:
-    """Microseconds per operation. The best is nearest to the piece; noise only ever adds."""
+def baseline() -> dict[str, float]:
+    """Piece -> what it cost when the baseline was saved, in units of the yardstick."""
+    found: dict[str, float] = json.loads(BASELINE.read_text("utf-8"))["ratios"]
+    return found
+
+
+def save(result: dict[str, Any]) -> None:
+    """Make a whole result the baseline; pieces that wait for a disk are left out."""
+    ratios = {
+        row["name"]: row["ratio"] for row in result["pieces"] if not on_disk(str(row["name"]))
+    }
+    about = {"machine": result["machine"]["cpu"], "commit": result["commit"], "ratios": ratios}
+    BASELINE.write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+
+
+def on_disk(name: str) -> bool:
+    """Whether a piece waits for a disk, so that no yardstick of the processor fits it."""
+    return "synced" in name
+
+
+def yardstick_us(seconds: float, clock: Clock = perf_counter) -> float:
+    """Python at work that is not ours: dicts, bytes, tuples, a hash."""
+
+    def work() -> None:
+        rows = {str(number): (number, b"v" * number) for number in range(60)}
+        joined = b"".join(value for _, value in sorted(rows.values()))
+        hashlib.blake2b(joined).digest()
+
+    return timed(work, 1, seconds, clock)["best_us"]
+
+
+def timed(
+    call: Callable[[], Any], per_call: int, seconds: float, clock: Clock = perf_counter
+) -> dict[str, float]:
+    """Microseconds per operation. The best is nearest to the piece; noise only ever adds.
+
+    `clock`: `time.thread_time` where a comparison on a busy machine should not count the time in
+    which others ran; the piece must not wait for anything then.
+    """
     calls = 1
-    while (first := _elapsed(call, calls)) < seconds / REPEATS / 4:
+    while (first := _elapsed(call, calls, clock)) < seconds / REPEATS / 4:
         calls *= 2
     calls = max(1, int(calls * seconds / REPEATS / first))
-    each = sorted(_elapsed(call, calls) / calls / per_call * 1e6 for _ in range(REPEATS))
+    each = sorted(_elapsed(call, calls, clock) / calls / per_call * 1e6 for _ in range(REPEATS))
     return {"best_us": round(each[0], 3), "median_us": round(each[REPEATS // 2], 3)}
 
 
-def _elapsed(call: Callable[[], Any], calls: int) -> float:
-    began = perf_counter()
+def _elapsed(call: Callable[[], Any], calls: int, clock: Clock) -> float:
+    began = clock()
     for _ in range(calls):
         call()
-    return perf_counter() - began
+    return clock() - began
 
 
 def pieces() -> list[Piece]:
-    return [*_ring_pieces(), *_clock_pieces(), *_frame_pieces(), *_step_pieces()]
+    return [
+        *_ring_pieces(),
+        *_clock_pieces(),
+        *_frame_pieces(),
+        *_commit_pieces(),
+        *_step_pieces(),
+    ]
 
 
 def _ring_pieces() -> list[Piece]:
@@ -115,6 +188,46 @@ def _frame_pieces() -> list[Piece]:
             lambda: m.decode_frame(frame, TAG, m.FROM_CLIENT),
         ),
     ]
+
+
+class Commits:
+    """Batches of records of 1 KB over 10,000 keys, committed to RocksDB in a directory that goes
+    with this object. Opened when first used: a run of other pieces should not wait for it."""
+
+    def __init__(self, durability: str) -> None:
+        self._durability = durability
+        self._store: RocksStore | None = None
+        self._next = 0
+
+    def __call__(self, batch: int) -> None:
+        store = self._store or self._opened()
+        for _ in range(batch):
+            self._next = (self._next * 7 + 13) % 10_000
+            store.put(OBJECTS, b"%018d" % self._next, b"v" * 1024)
+        store.commit()
+
+    def _opened(self) -> RocksStore:
+        folder = tempfile.mkdtemp(prefix="bench-commit-")
+        self._store = RocksStore(Path(folder) / "data", self._durability, "bench", "n1")
+        weakref.finalize(self, _remove, self._store, folder)
+        return self._store
+
+
+def _remove(store: RocksStore, folder: str) -> None:
+    store.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _commit_pieces() -> list[Piece]:
+    synced = Commits("fsync")
+    return [
+        (f"commit: 1 KB records to RocksDB, synced, {batch} at once", batch, _commit(synced, batch))
+        for batch in COMMITS
+    ]
+
+
+def _commit(commits: Commits, batch: int) -> Callable[[], None]:
+    return lambda: commits(batch)
 
 
 def _step_pieces() -> list[Piece]:
@@ -234,7 +347,15 @@ class Trio:
 
 def table(result: dict[str, Any]) -> str:
     width = max((len(row["name"]) for row in result["pieces"]), default=0)
-    lines = [heading(result), "", f"{'piece':{width}}   best us  median us   per operation"]
+    lines = [
+        heading(result),
+        "",
+        f"{'piece':{width}}   best us  median us  / yardstick  / baseline   (us per operation)",
+    ]
     for row in result["pieces"]:
-        lines.append(f"{row['name']:{width}}  {row['best_us']:8.2f}  {row['median_us']:9.2f}")
+        change = f"{row['change']:10.2f}x" if row["change"] is not None else " " * 10 + "-"
+        lines.append(
+            f"{row['name']:{width}}  {row['best_us']:8.2f}  {row['median_us']:9.2f}"
+            f"  {row['ratio']:11.3f}  {change}"
+        )
     return "\n".join(lines)

@@ -49,7 +49,9 @@ class Picture:
         """The picture as an element of an HTML page."""
         out = io.StringIO()
         with styled():
-            self.figure.savefig(out, format="svg", metadata={"Date": None})
+            # No metadata: dates and names of formats would only make pages differ.
+            nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+            self.figure.savefig(out, format="svg", metadata=nothing)
         text = out.getvalue()
         return text[text.index("<svg") :]
 
@@ -88,17 +90,18 @@ def plain_ms(axis: Any, what: str = "latency [ms]") -> None:
     axis.set_yscale("log")
     axis.set_ylabel(what)
     axis.yaxis.set_major_formatter(plain)
-    axis.yaxis.set_minor_formatter(_minor)
+
+    def minor(value: float, _: Any = None) -> str:
+        """Labels for 2 and 5 of each decade where there is room, and none between."""
+        low, high = axis.get_ylim()
+        return plain(value) if f"{value:.0e}"[0] in "25" and high < 300 * low else ""
+
+    axis.yaxis.set_minor_formatter(minor)
 
 
 def plain(value: float, _: Any = None) -> str:
+    """A number with thousands apart and no powers of ten."""
     return f"{value:,.10g}"
-
-
-def _minor(value: float, _: Any = None) -> str:
-    """Labels for 2 and 5 of each decade, and none between."""
-    digit = f"{value:.0e}"[0]
-    return plain(value) if digit in "25" else ""
 
 
 # --- over time ----------------------------------------------------------------------------------
@@ -163,6 +166,7 @@ def throughput(result: dict[str, Any]) -> Picture:
         bottom.plot(times, failed, color=colour(number), label=kind)
     top.set_title("Throughput and failures over time")
     top.set_ylabel("acknowledged [ops/s]")
+    top.yaxis.set_major_formatter(plain)
     top.set_ylim(bottom=0)
     top.legend(loc="lower right", ncols=4)
     bottom.set_ylabel("failed [ops/s]")
@@ -257,8 +261,10 @@ def availability(result: dict[str, Any]) -> Picture:
     for number, each in enumerate(result["repeats"]):
         samples = each.get("nodes", {}).get("samples", [])
         bottom.plot([s["at_s"] for s in samples], [s["hints"] for s in samples],
-                    color="#555555", alpha=0.9 if number == 0 else 0.4)  # fmt: skip
+                    color="#555555", alpha=0.9 if number == 0 else 0.4,
+                    drawstyle="steps-post")  # fmt: skip
     bottom.set_ylabel("hints owed")
+    bottom.yaxis.set_major_formatter(plain)
     bottom.set_ylim(bottom=0)
     if bottom.get_ylim()[1] < 1:
         bottom.set_ylim(0, 1)
@@ -297,8 +303,9 @@ def staleness(results: Sequence[dict[str, Any]]) -> Picture:
                 points.append((age, 100 * (1 - missed / seen)))
         if points:
             lowest = min(lowest, *(share for _, share in points))
+            label = f"{levels_of(result)}, {result['workload']['name']}"
             axis.plot(*zip(*points, strict=True), marker="o", markersize=4,
-                      color=colour(number), label=levels_of(result))  # fmt: skip
+                      color=colour(number), label=label)  # fmt: skip
     axis.set_xscale("log")
     axis.xaxis.set_major_formatter(plain)
     axis.set_xlabel("age of the newest acknowledged write when the read began [ms]")

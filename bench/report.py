@@ -89,13 +89,13 @@ def _pictures_of(result: dict[str, Any]) -> list[Picture]:
     return found
 
 
-def page(results: list[dict[str, Any]]) -> str:
+def page(made: list[tuple[dict[str, Any], list[Picture]]]) -> str:
     """The whole page."""
-    made = pictures(results)
+    title = _text(made[0][0].get("about", ""))
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
         "<meta name='viewport' content='width=device-width'>",
-        f"<title>bench: {_text(made[0][0]['about'])}</title><style>{STYLE}</style></head><body>",
+        f"<title>bench: {title}</title><style>{STYLE}</style></head><body>",
         "<h1>Measurements of dynamo</h1>",
     ]
     for result, own in made:
@@ -169,12 +169,13 @@ def write(results: list[dict[str, Any]], folder: Path, png: bool) -> list[Path]:
     """report.html, and with `png` every picture as a file, into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "report.html"
-    target.write_text(page(results), "utf-8")
+    made = pictures(results)
+    target.write_text(page(made), "utf-8")
     written = [target]
     if png:
-        for number, (_, own) in enumerate(pictures(results)):
+        for number, (_, own) in enumerate(made):
             for picture in own:
-                prefix = f"{number + 1}-" if len(single(results)) > 1 else ""
+                prefix = f"{number + 1}-" if len(made) > 1 else ""
                 path = folder / f"{prefix}{picture.name}.png"
                 path.write_bytes(picture.png())
                 written.append(path)

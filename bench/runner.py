@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from bench import measure, watch
+from bench import measure, timeline, watch
 from bench.figures import conditions
 from bench.honesty import noop_rate
 from bench.measure import Ledger, Report, Setup
@@ -32,6 +32,7 @@ def started(setup: Setup) -> Iterator[Running]:
 def run(setup: Setup, workload: Workload, report: Report) -> dict[str, Any]:
     """All repeats, and the verdicts on them."""
     refuse_not_offered(workload)
+    timeline.parse(setup.faults, [f"n{i + 1}" for i in range(setup.nodes)], setup.seconds)
     report("measuring the harness alone", 0.0)
     noop = noop_rate(workload, setup.in_flight or 64, setup.seed)
     repeats = []
@@ -40,16 +41,20 @@ def run(setup: Setup, workload: Workload, report: Report) -> dict[str, Any]:
         these = replace(setup, seed=setup.seed + number)
 
         def told(what: str, share: float, number: int = number) -> None:
-            report(f"repeat {number + 1} of {setup.repeats}: {what}", (number + share * 0.9)
-                   / setup.repeats)  # fmt: skip
+            report(f"repeat {number + 1} of {setup.repeats}: {what}",
+                   (number + share) / setup.repeats)  # fmt: skip
 
         told("starting the store", 0.0)
         with started(these) as running:
             promise = running.promise
             ledger = Ledger()
             try:
-                found = measure.repeat(these, workload, running, ledger, noop, told)
-                found["check"] = measure.check(running, workload, ledger, told)
+                found = measure.repeat(
+                    these, workload, running, ledger, noop, lambda w, s, t=told: t(w, s * 0.8)
+                )
+                found["check"] = measure.check(
+                    running, workload, ledger, lambda w, s, t=told: t(w, 0.8 + s * 0.2)
+                )
             except Corrupt as error:
                 raise WrongAnswer(str(error)) from None
             if running.ring is not None and number == 0:

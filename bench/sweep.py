@@ -95,7 +95,8 @@ def _sealed(
         **conditions(),
         "promise": promise,
         "config": measure.as_json(setup),
-        "about": f"{setup.describe()}; {len(steps)} loads from {low:,.0f} to {high:,.0f}/s",
+        "about": f"{replace(setup, repeats=0).describe()}; "
+        f"{len(steps)} loads from {low:,.0f} to {high:,.0f}/s",
         "workload": to_json(workload),
         "steps": steps,
         "knee_s": found,

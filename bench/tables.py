@@ -11,7 +11,9 @@ def ms(value: float) -> str:
     """Milliseconds with three digits that mean something."""
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    if value >= 10:
+        return f"{value:.1f}"
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"
 
 
 def run(result: dict[str, Any]) -> Rows:
@@ -67,6 +69,12 @@ def remarks(result: dict[str, Any]) -> list[str]:
             f"reads with siblings {several / reads:.2%}; stale reads "
             f"{stale / judged if judged else 0:.3%} of {judged:,} that could be"
         )
+    refused = [each["refused_in"] for each in repeats if each["refused_in"]]
+    if refused:
+        lines.append(
+            f"refusals were answered within {ms(max(r['p50_ms'] for r in refused))} ms (p50), "
+            f"{ms(max(r['p99_ms'] for r in refused))} ms (p99)"
+        )
     counters = [each["nodes"]["counters"] for each in repeats if "nodes" in each]
     if counters:
         repairs = [each["repairs_per_read"] for each in repeats if "repairs_per_read" in each]
@@ -107,9 +115,16 @@ def verdicts(result: dict[str, Any]) -> list[tuple[bool, str]]:
     if checks:
         lines.append(data_verdict(checks))
     harness = [each["harness"] for each in result["repeats"]]
-    reasons = list(dict.fromkeys(reason for each in harness for reason in each["reasons"]))
+    reasons = max((each["reasons"] for each in harness), key=len)
     if reasons:
-        lines.append((False, f"not valid, the harness itself was in the way: {'; '.join(reasons)}"))
+        bad = sum(not each["valid"] for each in harness)
+        lines.append(
+            (
+                False,
+                f"not valid in {bad} of {len(harness)} repeats, the harness itself was in the way: "
+                + "; ".join(reasons),
+            )
+        )
     else:
         late = max(each["late_share"] for each in harness)
         busy = max(each["busy"] for each in harness)

@@ -167,16 +167,16 @@ def _phantom(logs: Logs, key: int, tag: Tag, ended: float) -> str:
 # --- V2 ---------------------------------------------------------------------------------------
 
 
-def lost_of_key(logs: Logs, key: int, there: Iterable[Tag], written: list[Tag]) -> list[str]:
+def lost_of_key(logs: Logs, key: int, there: list[Tag], written: list[Tag]) -> list[str]:
     """Acknowledged writes that are not there, and that nothing there can have replaced."""
-    present = set(there)
-    if present:
-        reach = max((logs.end_of(tag) for tag in present if tag[0] in logs.writes), default=0.0)
-    else:
-        gone = [tag for tag in written if logs.writes[tag[0]].gone[tag[1]]]
-        reach = max(map(logs.end_of, gone), default=-ENDLESS)
-    # Latest begin first: each write that is explained may explain those that began before its end.
-    rest = sorted(written, key=lambda tag: logs.writes[tag[0]].begun[tag[1]])
+    # A phantom among them explains nothing.
+    present = set(there) & set(written)
+    replacing = present
+    if not there:
+        replacing = {tag for tag in written if logs.writes[tag[0]].gone[tag[1]]}
+    reach = max(map(logs.end_of, replacing), default=-ENDLESS)
+    # Each write that is explained may explain those that began before its end.
+    rest = list(written)
     explained = True
     while explained and rest:
         explained = False

@@ -44,6 +44,21 @@ def test_one_row_per_key_however_many_writes():
     assert hand.nodes[spare].stats["hints_created"] == 1
 
 
+def test_refused_hints_make_a_round_now_and_then_and_not_one_each():
+    """A write past the window refuses a hint, and asks for a comparison: a few a second at most."""
+    hand = Hand(nodes=3, exchange_ms=1_000_000, hint_bytes_max=1)
+    home = hand.owners()[2]
+    hand.kill(home)
+    hand.run(500)
+    coordinator = hand.owners()[0]
+    before = len(hand.sent)
+    for i in range(60):
+        hand.put(coordinator, f"v{i}", key=f"k{i}", mode=m.BLIND)
+    assert hand.nodes[coordinator].stats["hints_refused"] > 50
+    rounds = [entry for entry in hand.sent[before:] if entry[2][0] == m.ROOTS]
+    assert 1 <= len(rounds) <= 4, "720 ms, and one peer that is up"
+
+
 def lost_acknowledgement() -> tuple[Hand, str]:
     hand, home, spare = away()
     hand.put(hand.owners()[0], "v1")

@@ -91,11 +91,13 @@ def outcomes(request: pytest.FixtureRequest) -> dict[int, Outcome]:
     return {outcome.seed: outcome for outcome in found}
 
 
+@pytest.mark.timeout(900)
 def test_a_seed_keeps_every_promise(seed: int, outcomes: dict[int, Outcome]) -> None:
     outcome = outcomes[seed]
     assert not outcome.failure, f"seed {seed}: {outcome.reason}\n{outcome.story}"
 
 
+@pytest.mark.timeout(900)
 def test_the_seeds_of_a_run_reach_what_they_are_for(
     request: pytest.FixtureRequest, outcomes: dict[int, Outcome]
 ) -> None:

@@ -33,6 +33,7 @@ from dynamo.sim.nemesis import Nemesis
 from dynamo.sim.network import Network, Weather
 from dynamo.sim.oracle import Oracle
 from dynamo.sim.profiles import EXTREMES, PROFILES, short
+from dynamo.sim.rest import scrub
 from dynamo.sim.world import World
 from dynamo.storage.contract import StoreFailed
 
@@ -325,7 +326,7 @@ def test_rot_that_nobody_reads_is_found_by_a_scrub() -> None:
     cluster.world.rot("n3", OBJECTS, SKEY, 20, 4)
     cluster.run(500)
     assert cluster.disk("n3").still_rotten()
-    cluster.world.scrub()
+    scrub(cluster.world)
     cluster.run(1_000)
     assert cluster.stats("n3")["records_corrupt"] == 1
     assert cluster.world.unsettled() == ("", "")
@@ -411,6 +412,20 @@ def test_a_synced_put_survives_a_power_cut_at_durability_interval() -> None:
     for name in cluster.world.hosts:
         cluster.world.lose_power(name, 0)
     assert sum(cluster.holds(name) for name in cluster.world.hosts) >= 2
+
+
+def test_a_hint_that_was_delivered_and_erased_survives_the_power_cut_of_its_home() -> None:
+    """H1: seed 1198. Of the synced copies that a durable put was promised, one was left."""
+    cluster = Ring(nodes=4, durability="interval", interval_ms=10_000)
+    owners = cluster.world.table.owners(int.from_bytes(SKEY[:2], "big"))
+    cluster.world.kill(owners[2])
+    cluster.run(300)
+    cluster.put(owners[0], flags=m.DURABLE)
+    cluster.world.start(owners[2])
+    cluster.run(30)
+    assert not any(cluster.disk(name).get(HINTS, SKEY) for name in cluster.world.hosts)
+    cluster.world.lose_power(owners[2], 0)
+    assert cluster.holds(owners[2])
 
 
 def test_a_process_that_dies_loses_nothing_at_durability_interval_and_cannot_know_it() -> None:

@@ -180,6 +180,16 @@ class Exchange:
     def hurry_all(self) -> None:
         self.hurry(list(self._shared))
 
+    def look_soon(self, now_ms: int) -> None:
+        """Compare with everybody before long, however often this is asked for.
+
+        History: each hint that was refused, and past the window each write refuses one, made a
+        round of all arcs with all peers.
+        """
+        for peer, due_ms in self._roots_due_ms.items():
+            self._roots_due_ms[peer] = min(due_ms, now_ms + UNSYNCED_RETRY_MS)
+        self._stirred = True
+
     def run(self, now_ms: int) -> None:
         """Send the comparisons that are due, and keep the walks going."""
         if not self._stirred and now_ms < self._due_ms:

@@ -15,7 +15,10 @@ acknowledged the write itself keeps the mark for the missing one (it is not coun
       c -> d REPLICATE_OK                                d erases the row if it is unchanged
 
 Invariants
-  H1  A hint is erased only after its home acknowledged, durably, exactly the object it holds.
+  H1  A hint is erased only after its home acknowledged, durably, exactly the object it holds. At
+      durability "interval" the delivery asks for a sync. (History: a put with durable=True was
+      acknowledged by a stand-in, synced; its hint went home and was erased; the home's power went
+      within the interval, and of W synced copies one was left.)
   H2  A hint that may have counted toward W is kept at any age. The window and the byte cap only
       refuse new hints that the write did not need; each refusal is counted and leaves a "needs
       repair" mark, so that the arc is compared with its home at the next exchange.
@@ -38,7 +41,7 @@ import msgspec
 from dynamo.core import dvv
 from dynamo.core.config import Config
 from dynamo.core.liveness import Liveness
-from dynamo.core.messages import REPLICATE, STORED, Message
+from dynamo.core.messages import REPLICATE, STORED, SYNCED_IF_KEPT, Message
 from dynamo.core.replica import CHECK_BYTES, HINT_ARC, Minted, Replica, intact, seal_record
 from dynamo.core.ring import Table
 from dynamo.core.spaces import HINTS, QUARANTINE
@@ -259,8 +262,8 @@ class Handoff:
         self._outbox.append(
             (
                 home,
-                (REPLICATE, req, wait_ms, skey[4:], register.ver, register.phase, "", 0, 0, b"",
-                 [], obj),
+                (REPLICATE, req, wait_ms, skey[4:], register.ver, register.phase, "", 0,
+                 SYNCED_IF_KEPT, b"", [], obj),
             )
         )  # fmt: skip
         return len(obj)

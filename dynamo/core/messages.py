@@ -147,6 +147,10 @@ BAD_CONTEXT = 8
 DISK_FULL = 9
 NOT_READY = 10
 
+# REPLICATE.durable: 0, or
+SYNCED = 1  # stored and synced, or refused as NOT_DURABLE
+SYNCED_IF_KEPT = 2  # synced where the store keeps anything at all
+
 # REPLICATE_OK.status
 STORED = 0
 HINT_REFUSED = 1  # a hint the write did not need, past the window or the byte cap

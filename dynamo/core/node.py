@@ -265,7 +265,7 @@ class Node:
             self.exchange.watch(arc)
         if self.handoff.needs_repair:
             self.handoff.needs_repair.clear()
-            self.exchange.hurry_all()
+            self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()

@@ -28,6 +28,7 @@ from dynamo.core.messages import (
     REPLICATE_OK,
     SAME,
     STORED,
+    SYNCED,
     Malformed,
     Message,
 )
@@ -62,7 +63,7 @@ class Serving:
         ):
             raise Malformed("put ids have 16 bytes")
         status, seen, result = STORED, 0, obj
-        if durable and self.store.durability == "memory":
+        if durable == SYNCED and self.store.durability == "memory":
             status = NOT_DURABLE
         elif not self.store.free_ok() and len(obj) > SMALL_BYTES:
             status = NO_SPACE

@@ -14,6 +14,7 @@ from dynamo.core import messages as m
 from dynamo.core.config import quorum
 from dynamo.core.messages import Message
 from dynamo.core.spaces import IDS
+from dynamo.sim.judges import Dots, clock_of
 from dynamo.sim.machine import Disk
 from dynamo.sim.oracle import Write
 
@@ -26,7 +27,7 @@ class Acks:
 
     def __init__(self, world: World) -> None:
         self._world = world
-        self._puts: dict[tuple[str, int], tuple[Write, bytes, bytes, int, bool]] = {}
+        self._puts: dict[tuple[str, int], tuple[Write, bytes, bytes, int, int]] = {}
 
     def watch(self, client: str, write: Write, message: Message) -> None:
         """Remember an attempt of a put, to look at the disks when it is acknowledged."""
@@ -35,32 +36,39 @@ class Acks:
         asked = message[10]
         w = asked if asked > 0 else world.config.w or quorum(owners)
         w = {m.QUORUM: quorum(owners), m.ALL: owners}.get(asked, min(w, owners))
-        self._puts[client, message[1]] = (
-            write, message[3], message[8], w, bool(message[12] & m.DURABLE)
-        )  # fmt: skip
+        self._puts[client, message[1]] = (write, message[3], message[8], w, message[12])
 
     def before_answer(self, client: str, message: Message) -> None:
         """A node is about to send this to a client."""
         if message[0] != m.PUT_OK or (client, message[1]) not in self._puts:
             return
         world = self._world
-        write, key, put_id, w, durable = self._puts[client, message[1]]
+        write, key, put_id, w, flags = self._puts[client, message[1]]
+        durable = bool(flags & m.DURABLE)
         skey = ring.storage_key(key, world.config.partitions)
         owners = world.table.owners(skey[0] << 8 | skey[1])
+        names = list(owners)
+        if flags & m.SLOPPY:  # else stand-ins do not count (C3)
+            names += [name for name in world.hosts if name not in owners]
         disks: list[str] = []
-        for name in (*owners, *(name for name in world.hosts if name not in owners)):
+        for name in names:
             host = world.hosts[name]
             lost = host.lost_ms >= write.begun_ms
-            if lost or self._has(host.disk, skey, put_id, write, durable):
+            if lost or self._has(host.disk, skey, put_id, durable):
                 disks.append(name)
                 if len(disks) >= w:
                     return
         world.oracle.on_disks(write, w, disks)
 
-    def _has(self, disk: Disk, skey: bytes, put_id: bytes, write: Write, durable: bool) -> bool:
-        """Whether a put is on this disk, or what was written over it."""
+    def _has(self, disk: Disk, skey: bytes, put_id: bytes, durable: bool) -> bool:
+        """Whether this disk knows a dot of the put: it holds the value, or what superseded it."""
         read = disk.synced if durable else disk.peek
         if read(IDS, put_id) is not None:
             return True
-        held = [i for obj in disk.held(skey, durable) for i in dvv.ids_of(dvv.decode(obj))]
-        return self._world.oracle.covers([self._world.uids[i] for i in held], write)
+        (judge,) = [judge for judge in self._world.judges if isinstance(judge, Dots)]
+        dots = judge.of(put_id)
+        return any(
+            dvv.counter(clock, actor) >= n
+            for clock in map(clock_of, disk.held(skey, durable))
+            for actor, n in dots
+        )

@@ -28,6 +28,7 @@ from dynamo.sim.nemesis import Nemesis
 from dynamo.sim.network import Network, Weather
 from dynamo.sim.oracle import Oracle, Violation
 from dynamo.sim.profiles import Draw, draw
+from dynamo.sim.rest import scrub
 from dynamo.sim.story import tell
 from dynamo.sim.workload import Client
 from dynamo.sim.world import World
@@ -180,7 +181,7 @@ def _rest(drawn: Draw, world: World) -> int:
     """Run until the ring is at rest; how long that took, or -1 if it does not come to rest."""
     began_ms = world.now_ms
     patience_ms = _patience_ms(drawn, world)
-    world.scrub()
+    scrub(world)
     if drawn.weather.straggle:
         # Frames of the storm are still on their way; those of earlier lives can silence a node
         # that lost its disk, and with it its start counter, for as long as a suspicion.

@@ -26,7 +26,7 @@ from dynamo.sim.acts import choose
 from dynamo.sim.history import FAIL, INFO
 from dynamo.sim.network import across, one_way
 from dynamo.sim.profiles import Draw
-from dynamo.sim.rest import unsettled
+from dynamo.sim.rest import scrub, unsettled
 from dynamo.sim.workload import Client, Habit
 from dynamo.sim.world import World
 
@@ -52,7 +52,7 @@ class Endure:
 
     def begin(self) -> bool:
         """Break what can be spared; False if that is nobody."""
-        self._world.scrub()
+        scrub(self._world)
         for name, how in self._drawn.broken:
             if name in self._world.hosts and self._can_spare(name):
                 self.how[name] = how

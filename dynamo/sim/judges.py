@@ -14,11 +14,12 @@ disk, the tables of each node after each step, and the ring at rest. A new promi
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from dynamo.core import dvv
+from dynamo.core import dvv, ring
 from dynamo.core.node import EVENTS_MAX, Node
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, META, OBJECTS, QUARANTINE
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from dynamo.sim.world import World
 
 CLOCKS_MAX = 4_096
+
+# When a promise was seen to be broken, and what owners and stand-ins then held of its key.
+Broken = tuple[int, dict[str, bytes], dict[str, tuple[list[str], bytes]]]
 
 _hint = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
 _clocks: dict[bytes, dvv.Clock] = {}
@@ -83,6 +87,15 @@ def hints_of(world: World, skey: bytes) -> dict[str, tuple[list[str], bytes]]:
     return found
 
 
+def note_broken(world: World, key: bytes) -> None:
+    """Keep for the story what the disks hold of a key, now that a promise about it is broken."""
+    if world.broke_ms < 0:
+        world.broke_ms = world.now_ms
+    if key:
+        skey = ring.storage_key(key, world.config.partitions)
+        world.broken = (world.now_ms, rows_of(world, skey), hints_of(world, skey))
+
+
 class Dots(Judge):
     """Every value that a disk commits was put to this key, byte for byte, and under a dot that
     names no other put, on any disk, at any time."""
@@ -92,7 +105,12 @@ class Dots(Judge):
     def __init__(self, world: World) -> None:
         super().__init__(world)
         self._dots: dict[tuple[bytes, bytes], dict[int, bytes]] = {}  # (key, actor) -> n -> put id
+        self._of: dict[bytes, dict[tuple[bytes, int], None]] = {}  # put id -> its dots
         self._known: dict[bytes, None] = {}  # objects that have been judged
+
+    def of(self, put_id: bytes) -> Iterable[tuple[bytes, int]]:
+        """The dots under which any disk has ever committed a put."""
+        return self._of.get(put_id, ())
 
     def committed(self, host: Host, changes: list[Change]) -> None:
         for space, skey, _ in changes:
@@ -119,6 +137,7 @@ class Dots(Judge):
             dots = self._dots.setdefault((skey, actor), {})
             for i, value in enumerate(values):
                 first = dots.setdefault(n - i, value[0])
+                self._of.setdefault(value[0], {})[actor, n - i] = None
                 if first != value[0]:
                     self.oracle.accuse(
                         "D1", skey[4:],

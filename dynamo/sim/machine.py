@@ -148,8 +148,14 @@ class Disk(MemoryStore):
 
     def restore(self, snapshot: Snapshot) -> None:
         self._unsynced.clear()
-        self.rotten.clear()
         super().restore(snapshot)
+        # The copy may have been taken of a record that was damaged by then.
+        self.rotten = {
+            (space, key): record
+            for space in (OBJECTS, HINTS)
+            for key, record in self._rows[space].items()
+            if not intact(key, record)
+        }
 
     def rot(self, space: int, key: bytes, at: int, bits: int) -> None:
         """Flip bits of one byte of a record, in place: no batch, no note of it."""

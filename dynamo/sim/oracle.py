@@ -249,9 +249,9 @@ class Oracle:
             if write.ended_ms < begun_ms:
                 self.accuse("I6", key, f"{write} is missing from a strict read at {now_ms}")
         for uid in uids:
-            write = self.writes[uid]
-            if write.bit & history.strictly_past:
-                self._judge_stale(history, write, begun_ms, now_ms)
+            found = self.writes.get(uid)  # a phantom has been accused already
+            if found is not None and found.bit & history.strictly_past:
+                self._judge_stale(history, found, begun_ms, now_ms)
 
     def _judge_stale(self, history: KeyHistory, write: Write, begun_ms: int, now_ms: int) -> None:
         for later in history.of(history.strict):
@@ -304,8 +304,8 @@ class Oracle:
                 "I6", key, f"its only writer wrote {last} last, and reads {uids} at {now_ms}"
             )
         for uid in uids:
-            write = self.writes[uid]
-            if uid != last and write.status == OK:
+            write = self.writes.get(uid)
+            if write is not None and uid != last and write.status == OK:
                 self._excuse_or_accuse(
                     "I4", write, f"its only writer wrote {last} last, and reads {uids} at {now_ms}"
                 )

@@ -40,6 +40,7 @@ __all__ = [
 ]  # fmt: skip
 
 CODEC = b"\x00"  # the first byte of a payload is the client's own
+EMPTY_BYTES = 12  # a sealed context of a key of which nothing is known
 KEPT = 4  # contexts of a key that a client may still use
 
 # What a lane waits for: operations, or so many milliseconds.
@@ -287,12 +288,21 @@ class Client(Caller):
             self.oracle.strict_read(key, uids, op.started_ms, now_ms)
             if self.last:
                 self.oracle.lone_read(key, uids, self.last, now_ms)
+        elif len(context) == EMPTY_BYTES and self._overlaps(levels.r, copies):
+            # "Nothing was ever here", from R nodes each of which must know (R4).
+            self.oracle.strict_read(key, uids, op.started_ms, now_ms)
         if before is not None and before[0] == op.coordinator:
             node, had, since_ms = before
             if self.world.hosts[node].lost_ms < since_ms:
                 self.oracle.session_read(self.name, key, uids, had, now_ms)
         self._note_through(key, op.coordinator, known.seen)
         return known
+
+    def _overlaps(self, r: int, copies: int) -> bool:
+        """Whether R nodes share a member with the owners of every strict write."""
+        config = self.world.config
+        w = max(quorum(copies), min(config.w or quorum(copies), copies))
+        return self.level(r, config.r) + w > copies
 
     def _note_through(self, key: bytes, node: str, seen: Bits) -> None:
         """An owner's row has all of this, and only its disk's loss takes it away again."""

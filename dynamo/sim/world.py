@@ -32,7 +32,7 @@ from dynamo.core.messages import Message
 from dynamo.core.node import Cluster, Node
 from dynamo.sim.acks import Acks
 from dynamo.sim.endpoint import Endpoint
-from dynamo.sim.judges import JUDGES, hints_of, rows_of
+from dynamo.sim.judges import JUDGES, Broken, note_broken
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
@@ -89,8 +89,7 @@ class World:
         self.steps = 0
         self.events = 0
         self.broke_ms = -1  # when the first promise was seen to be broken
-        # When that was first seen on some key, and what owners and stand-ins then held of it.
-        self.broken: tuple[int, dict[str, bytes], dict[str, tuple[list[str], bytes]]] | None = None
+        self.broken: Broken | None = None  # when that was first seen on some key
         self.marks: dict[str, int] = {}
         self.log: list[tuple[Any, ...]] = []
         self.logging = False
@@ -173,15 +172,8 @@ class World:
                 for host in called:
                     self._turn(host)
             if violations and self.broken is None:
-                self._note_broken(self.now_ms, next((x.key for x in violations if x.key), b""))
+                note_broken(self, next((x.key for x in violations if x.key), b""))
         self.now_ms = max(self.now_ms, until_ms)
-
-    def _note_broken(self, at_ms: int, key: bytes) -> None:
-        if self.broke_ms < 0:
-            self.broke_ms = at_ms
-        if key:
-            skey = ring.storage_key(key, self.config.partitions)
-            self.broken = (at_ms, rows_of(self, skey), hints_of(self, skey))
 
     def mark(self, what: str, count: int = 1) -> None:
         """Count a state worth reaching (a `sometimes` point)."""
@@ -533,16 +525,6 @@ class World:
             host.disk.calm()
             self.resume(name)
             self.start(name)
-
-    def scrub(self) -> None:
-        """Read every row of every node once, so that rot is come upon.
-
-        Nodes verify what they read, and nothing else reads what no client asks for. This stands
-        for a scrub, or for an operator who copies the directory.
-        """
-        for host in self.hosts.values():
-            if host.node is not None and host.disk.still_rotten():
-                host.node.replica.rows(b"", b"\xff" * 5, 1 << 30)
 
     def unsettled(self) -> tuple[str, str]:
         """What keeps the ring from being at rest: the invariant's number and why; or "", ""."""

@@ -160,10 +160,13 @@ def only_the_new_value_replicated(plant: Plant) -> None:
 @mistake("D2", "I1", "I12", "I6")
 def one_sibling_per_actor(plant: Plant) -> None:
     """A merge keeps the newest value of each actor: two clients at one coordinator are one."""
+    real = dvv._sync
 
     def sync(newer: dvv.Entry, older: dvv.Entry) -> dvv.Entry:
-        return newer[0], newer[1], newer[2][:1]
+        actor, n, values = real(newer, older)
+        return actor, n, values[:1]
 
+    plant.set(dvv, "discard", _discard)
     plant.set(dvv, "_sync", sync)
 
 
@@ -177,7 +180,18 @@ def superseded_values_return(plant: Plant) -> None:
         back = older[2][older[1] - low :] if older[1] >= low else []
         return actor, n, values + back
 
+    plant.set(dvv, "discard", _discard)
     plant.set(dvv, "_sync", sync)
+
+
+def _discard(clock: dvv.Clock, covered: dvv.Context) -> dvv.Clock:
+    """`dvv.discard` without `dvv.merge`, so that a mistake there leaves this as it is."""
+    left = [
+        (actor, max(n, covered.get(actor, 0)), values[: max(0, n - covered.get(actor, 0))])
+        for actor, n, values in clock
+    ]
+    known = dvv.context_of(clock)
+    return sorted([*left, *((actor, n, []) for actor, n in covered.items() if actor not in known)])
 
 
 @mistake("trap 20, riak_core#828", "I5")
