@@ -21,7 +21,7 @@ def rich_table(rows: tables.Rows, text_columns: int = 1) -> Any:
     names, lines = rows
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number < text_columns else "right", no_wrap=True)
+        table.add_column(name, justify="left" if number < text_columns else "right")
     for line in lines:
         table.add_row(*line)
     return table

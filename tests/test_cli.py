@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from base64 import b64encode
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -623,7 +624,7 @@ def test_a_damaged_copy_and_a_write_that_was_not_delivered_of_the_holders_own() 
 # --- the verdict, from canned answers -----------------------------------------------------------
 
 
-def survey_of(down: set[str] = frozenset(), **more: dict[str, Any]) -> Survey:  # type: ignore[assignment]
+def survey_of(down: Collection[str] = (), **more: dict[str, Any]) -> Survey:
     names = [f"n{i}" for i in range(1, 6)]
     members = [Member(name, "127.0.0.1", 7000 + at, 7100 + at) for at, name in enumerate(names)]
     table = Table(members, 3, 64)

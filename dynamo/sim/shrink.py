@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import MISSING, fields, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from dynamo.core.config import Config
@@ -176,9 +177,7 @@ class Shrinker:
         for nodes in range(1, self.best.nodes):
             names = [f"n{i + 1}" for i in range(nodes)]
             faults = tuple(fault for fault in self._given() if fault.host in names)
-            habits = self._each_habit(
-                lambda h, left=names: h if h.pinned in left else replace(h, pinned="")  # type: ignore[misc]
-            )
+            habits = self._each_habit(partial(_unpinned, names))
             candidate = replace(self.best, nodes=nodes, faults=faults, habits=habits)
             if (yield from self._try(candidate, CHANCES)):
                 return
@@ -228,7 +227,7 @@ class Shrinker:
 
     def _keys(self) -> Steps:
         for keys in (1, 2, 4):
-            habits = self._each_habit(lambda h, k=keys: replace(h, keys=min(k, h.keys)))  # type: ignore[misc]
+            habits = self._each_habit(partial(_narrowed, keys))
             if (yield from self._try(replace(self.best, habits=habits), CHANCES)):
                 return
 
@@ -293,6 +292,14 @@ class Shrinker:
 
     def _each_habit(self, change: Callable[[Habit], Habit]) -> tuple[Habit | None, ...]:
         return tuple(habit and change(habit) for habit in self.best.habits)
+
+
+def _unpinned(names: list[str], habit: Habit) -> Habit:
+    return habit if habit.pinned in names else replace(habit, pinned="")
+
+
+def _narrowed(keys: int, habit: Habit) -> Habit:
+    return replace(habit, keys=min(keys, habit.keys))
 
 
 def _defaults(kind: type[Any], *but: str) -> dict[str, Any]:
