@@ -141,7 +141,7 @@ def _load(command: argparse.ArgumentParser) -> None:
     group.add_argument("--repeats", type=number(int, 1, REPEATS_MAX), default=3)
     group.add_argument("--seed", type=number(int, 0, 2**32), default=1)
     group.add_argument(
-        "--timeout", type=number(float, 0.01, 10), default=2.0, help="of an operation"
+        "--timeout", type=number(float, 0.01, 10), default=2.0, help="seconds, of an operation"
     )
 
 

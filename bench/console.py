@@ -21,7 +21,8 @@ def rich_table(rows: tables.Rows, text_columns: int = 1) -> Any:
     names, lines = rows
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for number, name in enumerate(names):
-        table.add_column(name, justify="left" if number < text_columns else "right")
+        side: Any = "left" if number < text_columns else "right"
+        table.add_column(name, justify=side, overflow="fold")  # a digit must not be lost
     for line in lines:
         table.add_row(*line)
     return table

@@ -15,7 +15,7 @@ from bench import measure, stats, workloads
 from bench.figures import conditions
 from bench.honesty import noop_rate
 from bench.measure import Ledger, Report, Setup
-from bench.peers.servers import PeerFailed
+from bench.peers.servers import PeerFailed, versions
 from bench.runner import FORMAT, WrongAnswer, refuse_not_offered
 from bench.stores import STORES, store
 from bench.values import Corrupt
@@ -221,6 +221,7 @@ def _sealed(
         "about": f"{len(stores)} stores in turns; closed loop from {processes}, {contest.size} B, "
         f"{contest.repeats} x {contest.seconds:g} s after {contest.warm_up_s:g} s of warm-up each",
         "config": asdict(contest),
+        "peer_versions": versions(),
         "stores": stores,
         "cells": cells,
         "missing": missing,

@@ -210,7 +210,7 @@ def _cpu(
     seconds: float,
 ) -> dict[str, float]:
     """Processor time per acknowledged operation, and what others on the machine used."""
-    done = max(1.0, found["ops"]["all"]["ok"])
+    done = max(1.0, found["ops"]["all"]["ops_s"] * seconds)
     nodes = after[0] - before[0]
     clients = sum(message["cpu_s"] for message in messages)
     others = after[1] - before[1] - nodes - clients

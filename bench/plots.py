@@ -192,8 +192,9 @@ def latency(result: dict[str, Any]) -> Picture:
         for number, name in enumerate(LEVELS):
             columns = _across(result, kind, name)
             points = [(t, median(c)) for t, c in zip(times, columns, strict=False) if c]
-            axis.plot(*zip(*points, strict=True) if points else ([], []),
-                      color=colour(number), label=NAMES[name])  # fmt: skip
+            if not points:
+                continue  # no interval has operations enough to tell
+            axis.plot(*zip(*points, strict=True), color=colour(number), label=NAMES[name])
         plain_ms(axis, "response [ms]")
         axis.set_title(f"Response time of {kind} over time")
     grid[0][0].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

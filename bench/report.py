@@ -132,7 +132,8 @@ def _section(result: dict[str, Any], own: list[Picture]) -> list[str]:
         parts.append(
             f"<figure>{picture.svg()}<figcaption>{_text(picture.caption)}</figcaption></figure>"
         )
-    shown = {name: result.get(name) for name in ("machine", "versions", "commit", "config")}
+    names = ("machine", "versions", "peer_versions", "commit", "config")
+    shown = {name: result[name] for name in names if name in result}
     parts.append(
         "<details><summary>Conditions</summary><pre>"
         f"{_text(json.dumps(shown, indent=2))}</pre></details>"

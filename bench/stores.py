@@ -87,11 +87,11 @@ def promise(nodes: int, durability: str, levels: dict[str, Any], knobs: dict[str
     quorum = n // 2 + 1
     w, r = (levels.get(name) or knobs.get(name) or quorum for name in ("w", "r"))
     kept = {
-        "fsync": "synced to disk",
-        "interval": "written, synced a moment later",
-        "memory": "in memory",
+        "fsync": "synced to disk before the answer",
+        "interval": "written before the answer, synced within a second",
+        "memory": "in memory before the answer",
     }[durability]
     return (
-        f"{w} of {n} copies {kept} before the answer; reads ask {r}; "
+        f"{w} of {n} copies {kept}; reads ask {r}; "
         "takes writes while any node is up; concurrent writes are all kept"
     )

@@ -96,7 +96,8 @@ def test_the_example_fails_with_the_wrong_one_names_the_seed_and_passes_when_men
     assert "the story of 'cart' in bucket 'default'" in story
     assert "ann: put {" in story
     assert "bob: put -> ok" in story
-    assert "REPLICATE" in story
+    assert "has written" in story
+    assert "Then they held:" in story
     assert failed(seed, "together") is None
 
 

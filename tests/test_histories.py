@@ -24,6 +24,11 @@ def to(*names: str):
     return lambda src, dst, message: dst in names
 
 
+def hints_without_ids(monkeypatch) -> None:
+    """Break D5 in hints: what they superseded is not told to their homes, and not told again."""
+    monkeypatch.setattr("dynamo.core.handoff._latest", lambda gone, more: ())
+
+
 def kinds(*wanted: int):
     return lambda src, dst, message: message[0] in wanted
 
@@ -601,6 +606,7 @@ def test_put_ids_are_remembered_for_as_long_as_somebody_is_away(monkeypatch):
     assert not any(node.replica.dead for node in hand.nodes.values()), "and then forgotten"
 
     monkeypatch.setattr(Replica, "hold_ids", lambda self: None)
+    hints_without_ids(monkeypatch)
     hand = retried_put(away_ms=3000, timeout_ms_max=1000)
     hand.settle()
     assert hand.read(hand.owners()[1]) == ["x", "y"]
@@ -693,6 +699,7 @@ def test_an_owner_not_asked_so_far_is_asked_when_a_repair_stays_unanswered(monke
     assert [payload for _, payload in hand.answer()[3]] == [b"y"]
 
     monkeypatch.setattr(Reads, "_repair_others", lambda self, op: False)
+    hints_without_ids(monkeypatch)
     hand = read_beside_a_dying_owner()
     assert [payload for _, payload in hand.answer()[3]] == [b"y", b"x"]
 
@@ -728,3 +735,29 @@ def test_a_record_whose_check_is_damaged_leaves_its_arc_with_a_true_root():
     roots = {name: hand.nodes[name].replica.roots[hand.arc()] for name in (a, b, c)}
     assert len(set(roots.values())) == 1
     hand.nodes[b].check_rows()
+
+
+def late_attempt_after_hints() -> Hand:
+    """A put that stand-ins acknowledged is overwritten there; a late attempt meets the homes."""
+    hand = Hand(nodes=5)
+    a, b, c = hand.owners()
+    hand.isolate(b, c)  # from everybody else: they still hear each other
+    hand.run(500)
+    assert hand.put(a, "v1")[0] == m.PUT_OK
+    assert hand.put(a, "v2")[0] == m.PUT_OK, "over v1"
+    hand.lose = lambda src, dst, message: a in (src, dst)  # the stand-ins deliver, a is gone
+    hand.run(500)
+    assert hand.values(b) == hand.values(c) == ["v2"]
+    assert hand.put(b, "v3")[0] == m.PUT_OK, "over v2"
+    hand.put(b, "v1", attempt=1, timeout_ms=900, ms=200)
+    return hand
+
+
+def test_a_late_attempt_is_known_where_hints_have_brought_what_overwrote_it(monkeypatch):
+    """D5, seed 2043: an auto put, minted again, covers an acknowledged value that it never saw."""
+    hand = late_attempt_after_hints()
+    assert hand.values(hand.owners()[1]) == ["v3"]
+
+    hints_without_ids(monkeypatch)
+    hand = late_attempt_after_hints()
+    assert hand.values(hand.owners()[1]) == ["v1"], "v3 was acknowledged"

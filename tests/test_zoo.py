@@ -36,6 +36,7 @@ SEEN: dict[str, tuple[str, int, str]] = {
 }  # fmt: skip
 
 SEEDS_MAX = 300
+LOOKS_MAX = 120
 
 
 def drawn(profile: str, seed: int) -> Draw:
@@ -43,9 +44,10 @@ def drawn(profile: str, seed: int) -> Draw:
 
 
 @cache
-def broken(profile: str, seed: int) -> str:
+def broken(profile: str, seed: int, needs: Callable[[Draw], Draw] | None) -> str:
     """What the real code breaks on a seed: nothing, it is to be hoped."""
-    return "; ".join(map(str, run(drawn(profile, seed)).violations[:3]))
+    draw = drawn(profile, seed)
+    return "; ".join(map(str, run(draw if needs is None else needs(draw)).violations[:3]))
 
 
 # --- Every mistake is seen ------------------------------------------------------------------------
@@ -55,10 +57,10 @@ def broken(profile: str, seed: int) -> str:
 def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> None:
     profile, seed, number = SEEN[name]
     entry = zoo.ENTRIES[name]
-    found, text = zoo.provoke(entry, drawn(profile, seed))
+    found, text = zoo.provoke(entry, entry.draw(drawn(profile, seed)))
     assert found == number, text or f"seed {seed} sees nothing: print the table anew"
     assert found in entry.breaks, text
-    assert broken(profile, seed) == ""
+    assert broken(profile, seed, entry.needs) == ""
 
 
 def test_there_are_enough_mistakes_and_each_says_where_it_comes_from() -> None:
@@ -70,7 +72,7 @@ def test_there_are_enough_mistakes_and_each_says_where_it_comes_from() -> None:
 
 
 def test_every_promise_that_is_judged_is_the_first_to_report_some_mistake() -> None:
-    assert {*JUDGED, "D4", "N0"} <= {number for _, _, number in SEEN.values()}
+    assert {*JUDGED, "N0"} <= {number for _, _, number in SEEN.values()}
 
 
 @pytest.mark.slow
@@ -194,8 +196,9 @@ def with_planted(entry: zoo.Entry, call: Callable[[], Any]) -> Any:
 def look(name: str) -> tuple[str, int, str] | None:
     """A seed for an entry: the one it has, one that others have, or the first that sees it."""
     entry = zoo.ENTRIES[name]
-    usual = dict.fromkeys((*([SEEN[name][:2]] if name in SEEN else []), *PREFERRED))
-    for profile, seed in [*usual, *(("short", seed) for seed in range(SEEDS_MAX))]:
+    tried = dict.fromkeys((*([SEEN[name][:2]] if name in SEEN else []), *PREFERRED))
+    tried.update(((profile, seed), None) for profile in PROFILES for seed in range(LOOKS_MAX))
+    for profile, seed in sorted(tried, key=lambda one: one[0] != "short"):
         catch = zoo.hunt(entry, 1, seed, PROFILES[profile])
         if catch is not None and catch.number in entry.breaks:
             PREFERRED[profile, seed] = None
@@ -211,7 +214,7 @@ def main(names: list[str]) -> None:
     for name in names or zoo.ENTRIES:
         found = look(name)
         if found is None:
-            print(f"    # {name}: not seen in {SEEDS_MAX} short seeds", flush=True)
+            print(f"    # {name}: not seen in {LOOKS_MAX} seeds of each profile", flush=True)
         else:
             profile, seed, number = found
             print(f'    "{name}": ("{profile}", {seed}, "{number}"),', flush=True)

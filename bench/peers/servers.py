@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from dynamo.processes import free_ports
@@ -39,6 +40,21 @@ def absent(binaries: Sequence[tuple[str, str]], packages: Sequence[tuple[str, st
     if missing:
         commands.append(f"pip install {' '.join(missing)}")
     return "not installed: " + " && ".join(dict.fromkeys(commands)) if commands else ""
+
+
+def versions() -> dict[str, str]:
+    """What the servers that are installed say of themselves, and the clients' versions."""
+    found = {}
+    for name in ("etcd", "redis-server", "nats-server"):
+        if path := binary(name):
+            said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10)
+            found[name] = said.stdout.partition("\n")[0].strip()[:80]
+    for name in ("grpcio", "redis", "hiredis", "nats-py", "lmdb"):
+        try:
+            found[f"python {name}"] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 class Servers:

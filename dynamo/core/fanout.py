@@ -206,7 +206,7 @@ class Fanout:
             elif requests.me in op.owners and home in op.uncovered:
                 # Nobody beyond the owners is left: keep the mark beside the own row. It is the
                 # same disk, so it does not count a second time.
-                self.handoff.keep_own(op.skey, home, requests.wall_ms)
+                self.handoff.keep_own(op.skey, home, requests.wall_ms, op.gone)
                 del op.uncovered[home]
         self._finish(op)
 

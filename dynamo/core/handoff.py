@@ -2,8 +2,9 @@
 
 A hint row holds the object and the homes it is owed to, one row per key however many writes:
 
-    check 8 | msgpack [[home, ...], since_wall_ms, obj]
+    check 8 | msgpack [[home, ...], since_wall_ms, obj, [put id, ...]]
 
+The put ids are those that `obj` superseded on its way to here: the home must remember them (D5).
 obj b"" means "read my own object row": in a ring with no node beyond the owners, an owner that
 acknowledged the write itself keeps the mark for the missing one (it is not counted twice).
 
@@ -33,8 +34,9 @@ Sources: Dynamo §4.6; riak_core#154 (fallback data nobody handed off); scylladb
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -47,10 +49,23 @@ from dynamo.core.ring import Table
 from dynamo.core.spaces import HINTS, QUARANTINE
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
 
-Row = tuple[list[str], int, bytes]  # homes, since_wall_ms, obj
 ROW_OVERHEAD_BYTES = 64
+# Superseded put ids that a hint carries at most, the latest ones. They matter for twice the longest
+# deadline: a key with more writes than this in that time, and its home away, may forget the first.
+GONE_MAX = 64
+
+
+class Row(NamedTuple):
+    """Whom a hint is owed to, since when, its object, and the put ids that this superseded."""
+
+    homes: list[str]
+    since_ms: int  # by the wall clock
+    obj: bytes
+    gone: tuple[bytes, ...] = ()
+
+
+decode_row = msgspec.msgpack.Decoder(Row).decode
 # A delivery not acknowledged by then is sent again: a cut shorter than a probe leaves no other
 # trace.
 RESEND_MS = 2_000
@@ -109,31 +124,42 @@ class Handoff:
 
     # --- keeping ------------------------------------------------------------------------------
 
-    def take(self, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int) -> bool:
-        """Keep `obj` for `home`; False if it was not needed and the window or the cap says no."""
+    def take(
+        self, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int,
+        dead: Iterable[bytes] = (),
+    ) -> bool:  # fmt: skip
+        """Keep `obj` for `home`; False if it was not needed and the window or the cap says no.
+
+        `dead` are put ids that `obj` superseded. They go home with it. History: a put was stored
+        by its coordinator and acknowledged by stand-ins, and overwritten there; the hints went home
+        without its id; its second attempt came late to those homes, nobody knew it, and as an auto
+        put it was minted over an acknowledged write that it had never seen.
+        """
         if not needed and self._closed(home, skey, wall_ms):
             self.stats["hints_refused"] += 1
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return False
-        homes, since, held = self.row(skey) or ([], wall_ms, b"")
+        homes, since, held, gone = self.row(skey) or Row([], wall_ms, b"")
         if homes:
             self.stats["hints_merged" if home in homes else "hints_shared"] += 1
         mine, theirs = dvv.decode(held), dvv.decode(obj)
         merged = dvv.merge(mine, theirs)
+        lost: list[bytes] = []
         if not self._replica.notice_amnesia(HINT_ARC, mine, theirs):
-            merged, _ = self._replica.settle(skey, mine, merged)
-        self._write(skey, (_with(homes, home), since, dvv.encode(merged)))
+            merged, lost = self._replica.settle(skey, mine, merged)
+        gone = _latest(gone, [*dead, *lost])
+        self._write(skey, Row(_with(homes, home), since, dvv.encode(merged), gone))
         return True
 
-    def keep_own(self, skey: bytes, home: str, wall_ms: int) -> None:
+    def keep_own(self, skey: bytes, home: str, wall_ms: int, dead: Iterable[bytes] = ()) -> None:
         """Mark this node's own row of the key as owed to `home`: nobody else can stand in."""
         if self._closed(home, skey, wall_ms):
             self.stats["hints_refused"] += 1
             self.needs_repair[int.from_bytes(skey[:2], "big")] = None
             return
-        homes, since, held = self.row(skey) or ([], wall_ms, b"")
+        homes, since, held, gone = self.row(skey) or Row([], wall_ms, b"")
         self.stats["hints_own"] += 1
-        self._write(skey, (_with(homes, home), since, held))
+        self._write(skey, Row(_with(homes, home), since, held, _latest(gone, dead)))
 
     def mint(
         self,
@@ -147,14 +173,14 @@ class Handoff:
 
         The actor is one of the hint space (D3).
         """
-        homes, since, held = self.row(skey) or ([], wall_ms, b"")
+        homes, since, held, before = self.row(skey) or Row([], wall_ms, b"")
         clock = dvv.decode(held)
         new, actor, n = self._replica.mint(HINT_ARC, clock, context, value)
         new, gone = self._replica.settle(skey, clock, new)
         for home in owners:
             homes = _with(homes, home)
         obj = dvv.encode(new)
-        self._write(skey, (homes, since, obj))
+        self._write(skey, Row(homes, since, obj, _latest(before, gone)))
         return new, obj, actor, n, gone
 
     def peek(self, skey: bytes) -> bytes:
@@ -178,7 +204,7 @@ class Handoff:
 
     def _read(self, skey: bytes, record: bytes) -> Row | None:
         if intact(skey, record):
-            return _decode(record[CHECK_BYTES:])
+            return decode_row(record[CHECK_BYTES:])
         # One bad row must not stop the others (a corrupt hint file once killed a dispatcher).
         self._store.put(QUARANTINE, skey, record)
         self._give_up(skey)
@@ -210,7 +236,8 @@ class Handoff:
     def _erase(self, home: str, skey: bytes, row: Row) -> None:
         homes = [other for other in row[0] if other != home]
         if homes:
-            self._store.put(HINTS, skey, seal_record(skey, _encode((homes, row[1], row[2]))))
+            left = row._replace(homes=homes)
+            self._store.put(HINTS, skey, seal_record(skey, _encode(left)))
         else:
             self._store.delete(HINTS, skey)
         self._drop(home, skey)
@@ -263,7 +290,7 @@ class Handoff:
             (
                 home,
                 (REPLICATE, req, wait_ms, skey[4:], register.ver, register.phase, "", 0,
-                 SYNCED_IF_KEPT, b"", [], obj),
+                 SYNCED_IF_KEPT, b"", list(row.gone), obj),
             )
         )  # fmt: skip
         return len(obj)
@@ -319,10 +346,14 @@ class Handoff:
         stored: dict[str, list[bytes]] = {}
         for skey, record in self._store.scan(HINTS):
             assert intact(skey, record), "hint record"
-            for home in _decode(record[CHECK_BYTES:])[0]:
+            for home in decode_row(record[CHECK_BYTES:]).homes:
                 stored.setdefault(home, []).append(skey)
         indexed = {home: sorted(owed) for home, owed in self._owed.items() if owed}
         assert indexed == {home: sorted(keys) for home, keys in stored.items()}, "H4"
+
+
+def _latest(gone: tuple[bytes, ...], more: Iterable[bytes]) -> tuple[bytes, ...]:
+    return tuple(dict.fromkeys((*gone, *more)))[-GONE_MAX:]
 
 
 def _with(homes: list[str], home: str) -> list[str]:

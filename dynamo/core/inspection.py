@@ -185,7 +185,7 @@ class Inspection:
         row = self._handoff.row(skey)
         if row is None:
             return None
-        homes, since_wall_ms, obj = row
+        homes, since_wall_ms, obj, _ = row
         shown = self._object(skey, obj) if obj else None  # None: its own row is what is owed
         return {"homes": homes, "since_wall_ms": since_wall_ms, "obj": shown}
 

@@ -313,6 +313,8 @@ class Replica:
         old = self.record(skey)
         held = old[CHECK_BYTES:]
         if held == obj:
+            for put_id in dead:
+                self.remember(put_id)
             return obj, 0
         theirs = dvv.decode(obj)
         mine = dvv.decode(held)

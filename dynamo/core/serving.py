@@ -68,7 +68,7 @@ class Serving:
         elif not self.store.free_ok() and len(obj) > SMALL_BYTES:
             status = NO_SPACE
         elif home:
-            if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms):
+            if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms, dead):
                 for put_id in dead:
                     requests.replica.remember(put_id)
             else:

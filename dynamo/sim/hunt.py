@@ -13,6 +13,7 @@ from statistics import median
 from typing import Any
 
 from dynamo.sim.jobs import Job, Outcome
+from dynamo.sim.profiles import PROFILES
 from dynamo.sim.zoo import ENTRIES, Entry
 
 # The promises that runs judge. Each must be the first to report some mistake: a check that never
@@ -75,7 +76,8 @@ class Hunt:
         seed = quarry.next_seed
         quarry.next_seed += 1
         entry = quarry.entry
-        return Job(seed, self.profile, entry.name, story=False, twice=entry.twice)
+        draw = entry.draw(PROFILES[self.profile](seed)) if entry.needs is not None else None
+        return Job(seed, self.profile, entry.name, draw, story=False, twice=entry.twice)
 
     def add(self, outcome: Outcome) -> None:
         quarry = self.quarries[outcome.plant]

@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from dynamo.core import dvv, ring
+from dynamo.core.handoff import Row, decode_row
 from dynamo.core.node import EVENTS_MAX, Node
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, META, OBJECTS, QUARANTINE
@@ -35,7 +34,6 @@ CLOCKS_MAX = 4_096
 # When a promise was seen to be broken, and what owners and stand-ins then held of its key.
 Broken = tuple[int, dict[str, bytes], dict[str, tuple[list[str], bytes]]]
 
-_hint = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
 _clocks: dict[bytes, dvv.Clock] = {}
 
 
@@ -82,7 +80,7 @@ def hints_of(world: World, skey: bytes) -> dict[str, tuple[list[str], bytes]]:
     for name, host in world.hosts.items():
         record = host.disk.peek(HINTS, skey)
         if record is not None and intact(skey, record):
-            homes, _, obj = _hint(record[CHECK_BYTES:])
+            homes, _, obj, _ = decode_row(record[CHECK_BYTES:])
             found[name] = (homes, obj)
     return found
 
@@ -94,6 +92,9 @@ def note_broken(world: World, key: bytes) -> None:
     if key:
         skey = ring.storage_key(key, world.config.partitions)
         world.broken = (world.now_ms, rows_of(world, skey), hints_of(world, skey))
+
+
+NO_ROW = Row([], 0, b"")
 
 
 class Dots(Judge):
@@ -123,7 +124,7 @@ class Dots(Judge):
                 self.oracle.accuse("I14", skey[4:], f"{host.name} commits a damaged record")
                 continue
             body = record[CHECK_BYTES:]
-            obj = body if space == OBJECTS else _hint(body)[2]
+            obj = body if space == OBJECTS else decode_row(body).obj
             if obj and obj not in self._known:
                 if len(self._known) >= CLOCKS_MAX:
                     self._known.clear()
@@ -204,10 +205,10 @@ class Hints(Judge):
                 continue
             touched = True
             after = host.disk.peek(HINTS, skey)
-            left, _, now = _hint(after[CHECK_BYTES:]) if after is not None else ([], 0, b"")
+            left, _, now, _ = decode_row(after[CHECK_BYTES:]) if after else NO_ROW
             obj = None
             if before is not None and intact(skey, before):
-                homes, _, obj = _hint(before[CHECK_BYTES:])
+                homes, _, obj, _ = decode_row(before[CHECK_BYTES:])
                 gone = [home for home in homes if home not in left]
                 if gone and (QUARANTINE, skey) not in first:
                     # obj b"": the own row is owed. It may have grown since, in the same step; or

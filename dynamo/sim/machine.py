@@ -26,9 +26,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import msgspec
-
 from dynamo.core import messages as m
+from dynamo.core.handoff import decode_row
 from dynamo.core.node import Node
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, OBJECTS
@@ -43,8 +42,6 @@ BEFORE_COMMIT, AFTER_COMMIT, WHILE_SENDING = "before commit", "after commit", "w
 
 Snapshot = list[dict[bytes, bytes]]
 Change = tuple[int, bytes, bytes | None]  # space, key, what was there before
-
-_row = msgspec.msgpack.Decoder(tuple[list[str], int, bytes]).decode
 
 
 class PowerCut(Exception):
@@ -206,7 +203,7 @@ class Disk(MemoryStore):
             found.append(record[CHECK_BYTES:])
         record = read(HINTS, skey)
         if record is not None and not (self.rotten and not intact(skey, record)):
-            found.append(_row(record[CHECK_BYTES:])[2])
+            found.append(decode_row(record[CHECK_BYTES:]).obj)
         return found
 
 

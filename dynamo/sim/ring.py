@@ -190,6 +190,7 @@ class Line(Caller):
             uid = f"{self.name}.{self._written}"
             delete = bool(op.flags & m.DELETE)
             self.world.oracle.begin_write(op.key, uid, None, self.world.now_ms, delete)
+            self.world.payloads[op.tail[4]] = uid
             self.world.uids[op.put_id] = uid
         self.world.attend(self)
 

@@ -161,6 +161,8 @@ class _Teller:
             return "over whatever its coordinator holds"
         if mode == m.BLIND:
             return "beside whatever is there"
+        if write.auto:  # what its context covers is not known
+            return "over what it had seen"
         covered = self.world.oracle.of(self.key).newest(write.past)
         return f"over {listed([other.uid for other in covered])}" if covered else "over nothing"
 
@@ -254,7 +256,8 @@ class _Teller:
             self._met[uid] = None
 
     def _payload(self, payload: bytes) -> str:
-        uid = payload[1:].split(b"\n", 1)[0].decode(errors="replace")
+        said = payload[1:].split(b"\n", 1)[0].decode(errors="replace")
+        uid = self.world.payloads.get(payload, said)
         self._meet(uid)
         return uid
 

@@ -39,6 +39,11 @@ _FAULTS = {
 }
 
 
+# What the last parts of a story begin with.
+KNOWN = "What the clients know of these writes:"
+NAMES = "Names"
+
+
 def listed(things: Iterable[object]) -> str:
     """One, two and three."""
     words = list(map(str, things))
@@ -98,7 +103,7 @@ class Names:
             for actor, letter in self._letters.items()
             if actor in self._nodes
         ]
-        return [f"Names: {'; '.join(said)}."] if said else []
+        return [f"{NAMES}: {'; '.join(said)}."] if said else []
 
 
 def writes_in_words(world: World, writes: Sequence[Write]) -> list[str]:
@@ -106,7 +111,7 @@ def writes_in_words(world: World, writes: Sequence[Write]) -> list[str]:
     if not writes:
         return []
     said = {OK: "acknowledged", INFO: "outcome unknown", OPEN: "under way"}
-    lines = ["What the clients know of these writes:"]
+    lines = [KNOWN]
     for write in writes[-WRITES_MAX:]:
         history = world.oracle.of(write.key)
         over = listed([other.uid for other in history.newest(write.past)])

@@ -84,6 +84,7 @@ class World:
         self.hosts = {name: self._host(name) for name in names}
         self.clients: dict[str, Endpoint] = {}
         self.uids: dict[bytes, str] = {}  # put id -> the write it belongs to
+        self.payloads: dict[bytes, str] = {}  # the same, where a payload does not name its write
         # Contexts that clients hand to each other: key, token, and what it covers.
         self.board: list[tuple[bytes, str, int]] = []
         self.steps = 0

@@ -1,7 +1,7 @@
 """What happened to one key of a simulated ring, for whoever wrote the test that failed.
 
-First what clients called and what came of it, with the values; the faults stand between. Then the
-messages behind it, as `dynamo.sim.tell` has them.
+First what clients called and what came of it, with the values; the faults stand between. Then what
+went on among the nodes, and what they hold in the end, as `dynamo.sim.tell` has it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dynamo.client.op import Op
 from dynamo.core import messages as m
 from dynamo.core.ring import full_key, split_key
 from dynamo.sim.story import tell
+from dynamo.sim.wording import KNOWN, NAMES
 
 if TYPE_CHECKING:
     from dynamo.testing.simring import Ring
@@ -52,18 +53,23 @@ def of_key(ring: Ring, key: bytes, last: int) -> str:
     ]
     lines += [(at_ms, _event(rest)) for at_ms, *rest in ring.world.log if at_ms and rest[0] in TOLD]
     lines.sort(key=lambda line: line[0])
-    # Comparisons of whole replicas are about every key, and so long that they would hide the rest.
-    told = tell(ring.world, key, ring.world.events).splitlines()
-    messages = [line for line in told if " -> " in line and " ROOTS" not in line]
     return "\n".join(
         [
             f"the story of {outcomes.shown_key(key)!r} in bucket {bucket.decode()!r}, "
             "in ms of virtual time:",
             *[f"{at_ms:7} {_short(text)}" for at_ms, text in lines[-last:]],
-            "the last messages about it:",
-            *[_short(line) for line in messages[-MESSAGE_LINES:]],
+            "what went on behind it:",
+            *map(_short, _behind(ring, key)),
         ]
     )
+
+
+def _behind(ring: Ring, key: bytes) -> list[str]:
+    """The last messages about a key, and the copies that there are."""
+    _, *told = tell(ring.world, key, MESSAGE_LINES).splitlines()
+    known = told.index(KNOWN) if KNOWN in told else len(told)  # the calls above say it better
+    names = [line for line in told[known:] if line.startswith(NAMES)]
+    return [*told[:known], *names]
 
 
 def value_of(payload: bytes) -> Any:

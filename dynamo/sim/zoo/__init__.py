@@ -51,7 +51,7 @@ def hunt(
 ) -> Catch | None:
     """Run seeds with the mistake in the code until one breaks a promise; None if none does."""
     for seed in range(start, start + seeds_max):
-        drawn = profile(seed)
+        drawn = entry.draw(profile(seed))
         number, text = provoke(entry, drawn)
         # A seed that fails by itself proves nothing.
         if number and not run(drawn).violations:

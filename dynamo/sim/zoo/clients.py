@@ -44,7 +44,7 @@ def broken_connection_proves_nothing_was_done(plant: Plant) -> None:
     plant.set(Session, "lost", lost)
 
 
-@mistake("S3, riak-python-client#425", "I2", "I1", "N0")
+@mistake("S3, riak-python-client#425", "I1", "I2", "I14")
 def late_answer_given_to_the_next(plant: Plant) -> None:
     """What comes after its caller has left is given to whoever waits now."""
     real = Session.handle
@@ -71,7 +71,7 @@ def deadline_forgotten(plant: Plant) -> None:
     plant.set(Session, "_expire", lambda self, now_ms, op: None)
 
 
-@mistake("trap 3", "I1", "I12", "I2")
+@mistake("trap 3", "I14", "I2", "I12")
 def put_ids_shared_by_clients(plant: Plant) -> None:
     """Each client counts its put ids from one: a put is taken for another client's."""
     real = Session.__init__
@@ -83,7 +83,7 @@ def put_ids_shared_by_clients(plant: Plant) -> None:
     plant.set(Session, "__init__", init)
 
 
-@mistake("trap 5: a retry that is a new request", "I4", "I1", "I3")
+@mistake("trap 5: a retry that is a new request", "I4", "I3")
 def retried_under_another_id(plant: Plant) -> None:
     """Each try of a put has an id of its own, so that nobody knows that they are one."""
     real_message, real_note = Try.message, Client._note_attempt
@@ -132,7 +132,7 @@ def expired_shown(plant: Plant) -> None:
     plant.set(Requests, "shown", lambda self, clock: dvv.live(clock, 0, self.replica.dead))
 
 
-@mistake("trap 25, S3 2008: no checksum on messages", "I14", "N0", "I2")
+@mistake("trap 25, S3 2008: no checksum on messages", "I2", "I14", "N0")
 def frames_not_checked(plant: Plant) -> None:
     """A frame is taken as it arrives, and nobody compares its checksum."""
     plant.set(m, "crc32", lambda body: 0)

@@ -13,6 +13,7 @@ from dynamo.core.node import Node
 from dynamo.core.replica import CHECK_BYTES, Replica
 from dynamo.core.requests import Requests
 from dynamo.core.spaces import META, OBJECTS
+from dynamo.core.writes import Writes
 from dynamo.sim.zoo.entry import Plant, Shelf
 from dynamo.storage.contract import StoreError
 
@@ -22,7 +23,7 @@ mistake = Shelf()
 # --- Hints ----------------------------------------------------------------------------------------
 
 
-@mistake("trap 16; H1", "I12", "I1", "I6")
+@mistake("trap 16; H1", "I9")
 def hint_erased_on_send(plant: Plant) -> None:
     """A hint is erased when it leaves, not when its home has it on disk."""
     real = Handoff._deliver
@@ -37,7 +38,7 @@ def hint_erased_on_send(plant: Plant) -> None:
     plant.set(Handoff, "_deliver", deliver)
 
 
-@mistake("H1", "I12", "I1", "I6")
+@mistake("H1", "I9")
 def hint_erased_though_it_grew(plant: Plant) -> None:
     """What was acknowledged is erased together with what was added while it was under way."""
 
@@ -54,7 +55,7 @@ def hint_erased_though_it_grew(plant: Plant) -> None:
     plant.set(Handoff, "on_replicate_ok", on_replicate_ok)
 
 
-@mistake("trap 16", "I12", "I1", "I6")
+@mistake("trap 16", "I9")
 def hint_erased_by_a_refusal(plant: Plant) -> None:
     """A home that had no room for a hint answered, and that passes for having it."""
     real = Handoff.on_replicate_ok
@@ -85,7 +86,7 @@ def hints_never_delivered(plant: Plant) -> None:
     plant.set(Handoff, "run", lambda self, now_ms: None)
 
 
-@mistake("H2", "I12", "I1")
+@mistake("H2", "I12")
 def needed_hint_dropped_at_the_limit(plant: Plant) -> None:
     """Past the window or the byte cap a hint is acknowledged and not kept, needed or not."""
     real = Handoff.take
@@ -97,7 +98,7 @@ def needed_hint_dropped_at_the_limit(plant: Plant) -> None:
     plant.set(Handoff, "take", take)
 
 
-@mistake("H3", "I5", "N0")
+@mistake("H3", "I5", "I1")
 def hint_kept_as_an_own_row(plant: Plant) -> None:
     """A stand-in stores what it was given among the rows that it owns, and owes it to nobody."""
 
@@ -108,7 +109,7 @@ def hint_kept_as_an_own_row(plant: Plant) -> None:
     plant.set(Handoff, "take", take)
 
 
-@mistake("trap 11, riak_kv#1850", "I12", "I3", "I1")
+@mistake("trap 11, riak_kv#1850", "I12")
 def deletes_not_handed_off(plant: Plant) -> None:
     """A stand-in takes a tombstone for nothing, and keeps nothing."""
     real = Handoff.take
@@ -154,20 +155,20 @@ def root_not_updated(plant: Plant) -> None:
     plant.set(Replica, "_write", write)
 
 
-@mistake("trap 6, riak_kv#679", "I6", "I1", "N0")
+@mistake("trap 6, riak_kv#679", "I6", "I1", "N0", "I12")
 def corrupt_taken_for_absent(plant: Plant) -> None:
     """A record that rotted is dropped, and 'nothing here' said in good faith."""
 
     def quarantine(self: Replica, skey: bytes, record: bytes) -> None:
         self._store.delete(OBJECTS, skey)
-        self._toggle(skey, record)
+        self._sum_root(int.from_bytes(skey[:2], "big"))
         self.keys -= 1
         self.stats["records_corrupt"] += 1
 
     plant.set(Replica, "_quarantine", quarantine)
 
 
-@mistake("trap 35", "I14", "N0", "I2")
+@mistake("trap 35", "I14", "N0")
 def checks_not_checked(plant: Plant) -> None:
     """A record is given out as it lies on the disk, rotten or not."""
 
@@ -182,7 +183,18 @@ def checks_not_checked(plant: Plant) -> None:
     plant.set(Replica, "rows", rows)
 
 
-@mistake("trap 39, fsyncgate", "I12", "N0", "I1")
+@mistake("fault matrix 33: values at the limit", "I14")
+def long_values_cut(plant: Plant) -> None:
+    """A value beyond some size is stored as far as it fits, and nobody says so."""
+    real = Writes._operation
+
+    def operation(self: Writes, client: Any, message: m.Message, *rest: Any) -> Any:
+        return real(self, client, (*message[:-1], message[-1][:1_000]), *rest)
+
+    plant.set(Writes, "_operation", operation)
+
+
+@mistake("trap 39, fsyncgate", "N0", "I12")
 def failed_commit_ignored(plant: Plant) -> None:
     """A commit that failed is tried again with the next step, when the disk has dropped it."""
     real = Node.step
@@ -209,13 +221,13 @@ def failed_commit_ignored(plant: Plant) -> None:
 # --- Exchange -------------------------------------------------------------------------------------
 
 
-@mistake("DESIGN §4.7", "I5", "I9")
+@mistake("DESIGN §4.7", "I5")
 def owners_never_compare(plant: Plant) -> None:
     """Without the exchange, what missed an owner stays missing there."""
     plant.set(Exchange, "_start_walks", lambda self, peer, now_ms: None)
 
 
-@mistake("trap 21", "I1", "I12", "I6")
+@mistake("trap 21", "I1", "I3", "I9")
 def copied_and_not_merged(plant: Plant) -> None:
     """The exchange takes a peer's row for its own, whatever it held."""
 
@@ -226,7 +238,7 @@ def copied_and_not_merged(plant: Plant) -> None:
     plant.set(Exchange, "_take", take)
 
 
-@mistake("trap 11", "I5", "I3")
+@mistake("trap 11", "I5")
 def deletes_not_exchanged(plant: Plant) -> None:
     """The exchange passes over rows that hold nothing but a tombstone."""
     real = Replica.rows
@@ -242,24 +254,10 @@ def deletes_not_exchanged(plant: Plant) -> None:
     plant.set(Replica, "rows", rows)
 
 
-@mistake("X1", "I6", "I1")
-def lost_walk_counts_as_done(plant: Plant) -> None:
-    """A comparison whose page got lost passes for one that ended."""
-    real = Exchange.run
-
-    def run(self: Exchange, now_ms: int) -> None:
-        for walk in self._walks.values():
-            if now_ms >= walk.due_ms:
-                self._compared(walk.arc, walk.peer)
-        real(self, now_ms)
-
-    plant.set(Exchange, "run", run)
-
-
 # --- The process ----------------------------------------------------------------------------------
 
 
-@mistake("trap 31: a flag that sticks", "I9", "I5")
+@mistake("trap 31: a flag that sticks", "I5", "I9")
 def once_down_always_down(plant: Plant) -> None:
     """A peer that was given up is not heard any more."""
     real = Liveness.heard
@@ -269,12 +267,6 @@ def once_down_always_down(plant: Plant) -> None:
             real(self, name, now_ms)
 
     plant.set(Liveness, "heard", heard)
-
-
-@mistake("traps 31 and 33", "I1", "I4", "I2")
-def age_of_frames_ignored(plant: Plant) -> None:
-    """What waited in a buffer while its receiver stood still is carried out as if it were new."""
-    plant.set(m.Ages, "age_ms", lambda self, sender, boot, sent_ms, now_ms: 0)
 
 
 @mistake("trap 31, riak_core#314: no cap", "I15")
@@ -314,7 +306,7 @@ def start_counter_stands_still(plant: Plant) -> None:
     plant.set(Replica, "_open", opened)
 
 
-@mistake("trap 31, riak_core#314", "I15")
+@mistake("trap 31, riak_core#314", "I15", "I5")
 def operations_never_forgotten(plant: Plant) -> None:
     """What has been answered stays in the table."""
     real = Requests.close

@@ -14,11 +14,12 @@ from dynamo.core.requests import Requests
 from dynamo.core.spaces import OBJECTS
 from dynamo.core.writes import Writes
 from dynamo.sim.zoo.entry import Plant, SameBytes, Shelf
+from dynamo.sim.zoo.needs import forgetting
 
 mistake = Shelf()
 
 
-@mistake("trap 1, riak_kv#679", "I1", "I12", "I6")
+@mistake("trap 1, riak_kv#679", "D1", "I1", "I4", "I6")
 def actor_survives_its_disk(plant: Plant) -> None:
     """A wiped node counts on from zero under its old names, and nobody tells it."""
     real_init, real_mint = Node.__init__, Replica.mint
@@ -33,20 +34,20 @@ def actor_survives_its_disk(plant: Plant) -> None:
     _never_notice_amnesia(plant)
 
 
-@mistake("trap 1, found writing the scenario", "I1", "I12", "I6")
+@mistake("trap 1, found writing the scenario", "D1", "I1", "I12")
 def stand_in_counts_on(plant: Plant) -> None:
     """A stand-in that delivered and erased its hint continues under the same actor."""
     plant.set(Replica, "mint", _with_same_bytes(Replica.mint, lambda arc: arc == HINT_ARC))
 
 
-@mistake("trap 1, riak_kv#679 (one key forgotten)", "I1", "I12", "I6")
+@mistake("trap 1, riak_kv#679 (one key forgotten)", "D1", "I1", "I6", needs=forgetting)
 def actor_survives_its_row(plant: Plant) -> None:
     """A key whose row is gone is counted on from one, under the actor that it had."""
     plant.set(Replica, "mint", _with_same_bytes(Replica.mint, lambda arc: arc != HINT_ARC))
     _never_notice_amnesia(plant)
 
 
-@mistake("trap 1", "I1", "I12", "I6")
+@mistake("trap 1", "D1", "I1", "I12", "I6")
 def unclean_start_unnoticed(plant: Plant) -> None:
     """A store that lost its last writes is opened as if it had lost none."""
     real = Replica._open
@@ -58,19 +59,7 @@ def unclean_start_unnoticed(plant: Plant) -> None:
     plant.set(Replica, "_open", opened)
 
 
-@mistake("trap 2, riak_kv#1643", "I1", "I12", "I6")
-def amnesia_unnoticed(plant: Plant) -> None:
-    """A clock that knows more of an own actor than is held here says nothing to its owner."""
-    _never_notice_amnesia(plant)
-
-
-@mistake("history: an own entry that came with a context", "I1", "I12", "I6")
-def foresight_unnoticed(plant: Plant) -> None:
-    """An own entry that came into a row with a client's context is continued."""
-    plant.set(Replica, "notice_foresight", lambda self, arc, clock, context: None)
-
-
-@mistake("trap 3, riak_kv#1865", "I1", "I12", "I4")
+@mistake("trap 3, riak_kv#1865", "D1", "I1", "I12", "I6")
 def actors_named_alike(plant: Plant) -> None:
     """All nodes derive their actors from the key alone: two of them mint one dot."""
     plant.set(Replica, "prefix", lambda self, arc: b"always")
@@ -101,7 +90,7 @@ def _never_notice_amnesia(plant: Plant) -> None:
 # --- Contexts -------------------------------------------------------------------------------------
 
 
-@mistake("D4, 3,318 of 4,000 histories", "I1", "I4", "I6")
+@mistake("D4, 3,318 of 4,000 histories", "I6", "I1", "I4")
 def siblings_kept_from_the_writer(plant: Plant) -> None:
     """A put's answer covers siblings that it does not show: the next put erases them unread."""
     real = Fanout._answer
@@ -115,7 +104,7 @@ def siblings_kept_from_the_writer(plant: Plant) -> None:
     plant.set(Fanout, "_answer", answer)
 
 
-@mistake("D4", "I1", "I4", "I6")
+@mistake("D4", "I6", "I1")
 def context_newer_than_its_values(plant: Plant) -> None:
     """The values are those that were read, the context is that of the row as it is now."""
     real = Requests.sealed
@@ -133,14 +122,14 @@ def nothing_superseded(plant: Plant) -> None:
     plant.set(dvv, "discard", lambda clock, context: clock)
 
 
-@mistake("trap 8, aphyr 299", "I1", "I4", "I6")
+@mistake("trap 8, aphyr 299", "I6", "I1", "I4")
 def last_write_wins(plant: Plant) -> None:
     """Of several values a reader is shown the newest by the clock, with a context over all."""
     real = Requests.shown
     plant.set(Requests, "shown", lambda self, clock: real(self, clock)[:1])
 
 
-@mistake("D2, DESIGN §2", "I1", "I12", "I6")
+@mistake("D2, DESIGN §2", "I1", "I6", "I12")
 def only_the_new_value_replicated(plant: Plant) -> None:
     """Replicas get the new value under its dot, and not the whole clock."""
     real = Fanout._message
@@ -157,7 +146,7 @@ def only_the_new_value_replicated(plant: Plant) -> None:
     plant.set(Fanout, "_message", message)
 
 
-@mistake("D2", "I1", "I12", "I6")
+@mistake("D2", "I6", "I1", "I12", "I9")
 def one_sibling_per_actor(plant: Plant) -> None:
     """A merge keeps the newest value of each actor: two clients at one coordinator are one."""
     real = dvv._sync
@@ -170,7 +159,7 @@ def one_sibling_per_actor(plant: Plant) -> None:
     plant.set(dvv, "_sync", sync)
 
 
-@mistake("D2; riak_kv#1094", "I3", "I4", "I6")
+@mistake("D2; riak_kv#1094", "I3", "I4", "I9")
 def superseded_values_return(plant: Plant) -> None:
     """A merge keeps what either side still holds, though the other has let it go."""
 
@@ -213,7 +202,7 @@ def clocks_not_canonical(plant: Plant) -> None:
 # --- Deletes --------------------------------------------------------------------------------------
 
 
-@mistake("trap 9", "I1", "I12", "I6")
+@mistake("trap 9", "I6", "I1")
 def delete_covers_everything(plant: Plant) -> None:
     """A delete removes what its coordinator holds, read by its client or not."""
     real = Writes._context
@@ -224,7 +213,7 @@ def delete_covers_everything(plant: Plant) -> None:
     plant.set(Writes, "_context", context)
 
 
-@mistake("trap 9, riak_kv#226", "I3", "I12", "I5")
+@mistake("trap 9, riak_kv#226", "I12", "I1", "I3")
 def tombstone_dropped_at_once(plant: Plant) -> None:
     """A delete leaves nothing behind, and the next owner that missed it brings the value back."""
     real = Replica._write

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from dynamo.sim.profiles import Draw
+
 _ABSENT = object()
 
 
@@ -44,6 +46,7 @@ class Plant:
 
 
 Planting = Callable[[Plant], None]
+Needs = Callable[[Draw], Draw]
 
 
 class Entry(NamedTuple):
@@ -55,6 +58,11 @@ class Entry(NamedTuple):
     breaks: tuple[str, ...]  # promises that may be the first to be seen broken
     planting: Planting
     twice: bool = False  # seen only where a seed is run a second time
+    needs: Needs | None = None  # what to make of a draw; None: an ordinary one will do
+
+    def draw(self, drawn: Draw) -> Draw:
+        """What a seed runs that hunts for this mistake, given what it runs by itself."""
+        return drawn if self.needs is None else self.needs(drawn)
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -74,12 +82,12 @@ class Shelf:
         self.entries: list[Entry] = []
 
     def __call__(
-        self, source: str, *breaks: str, twice: bool = False
+        self, source: str, *breaks: str, twice: bool = False, needs: Needs | None = None
     ) -> Callable[[Planting], Planting]:
         def keep(planting: Planting) -> Planting:
             name = planting.__name__.replace("_", "-")
             story = " ".join((planting.__doc__ or "").split())
-            self.entries.append(Entry(name, story, source, breaks, planting, twice))
+            self.entries.append(Entry(name, story, source, breaks, planting, twice, needs))
             return planting
 
         return keep

@@ -7,14 +7,12 @@ from typing import Any
 
 from dynamo.core import dvv
 from dynamo.core import messages as m
-from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout, Put
 from dynamo.core.node import Node
 from dynamo.core.reads import Get, Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
 from dynamo.core.serving import Serving
-from dynamo.core.spaces import META
 from dynamo.core.writes import Writes
 from dynamo.sim.machine import Disk
 from dynamo.sim.zoo.entry import Plant, Shelf
@@ -25,7 +23,7 @@ mistake = Shelf()
 # --- W --------------------------------------------------------------------------------------------
 
 
-@mistake("C2", "I12", "N0")
+@mistake("C2", "I12")
 def answer_counted_twice(plant: Plant) -> None:
     """A duplicated acknowledgement reaches W alone."""
     real = Fanout.on_replicate_ok
@@ -78,7 +76,7 @@ def acknowledged_by_the_coordinator_alone(plant: Plant) -> None:
     plant.set(Fanout, "progress", progress)
 
 
-@mistake("C3", "I12", "I6")
+@mistake("C3", "I12")
 def stand_in_counts_for_a_strict_put(plant: Plant) -> None:
     """A put that asked for owners is acknowledged by a stand-in."""
     real = Fanout.count
@@ -92,7 +90,7 @@ def stand_in_counts_for_a_strict_put(plant: Plant) -> None:
     plant.set(Put, "pw", property(lambda self: 0, lambda self, value: None))
 
 
-@mistake("history: an acknowledgement from before a disk was wiped", "I12")
+@mistake("history: an acknowledgement from before a disk was wiped", "D1", "I12", "I1")
 def numbers_begin_alike(plant: Plant) -> None:
     """Request numbers are the same in every life: a slow answer to one counts in the next."""
     real = Node.__init__
@@ -145,40 +143,13 @@ def empty_stand_in_counts(plant: Plant) -> None:
     plant.set(Serving, "on_fetch", on_fetch)
 
 
-@mistake("X1", "I6")
+@mistake("X1", "I6", "I5")
 def blank_owner_counts(plant: Plant) -> None:
     """'Nothing here' of a node that was just wiped is taken for evidence."""
     plant.set(Replica, "synced", lambda self, arc: True)
 
 
-@mistake("history: an owner that lost its last commits went on counting", "I6", "I1")
-def unclean_start_stays_synced(plant: Plant) -> None:
-    """A disk that lost its last writes takes new actors, and still vouches for its arcs."""
-    real = Replica._open
-
-    def opened(self: Replica) -> None:
-        synced = self._store.get(META, b"synced")
-        real(self)
-        if synced:
-            self._synced = bytearray(synced)
-
-    plant.set(Replica, "_open", opened)
-
-
-@mistake("history: two wiped owners vouched for each other", "I6", "I1")
-def unsynced_vouch_for_each_other(plant: Plant) -> None:
-    """An owner counts as caught up with peers that have caught up with nobody."""
-    real = Exchange._compared
-
-    def compared(self: Exchange, arc: int, peer: str) -> None:
-        if peer:
-            self._unsynced_there[peer].pop(arc, None)
-        real(self, arc, peer)
-
-    plant.set(Exchange, "_compared", compared)
-
-
-@mistake("R4", "I6", "I4")
+@mistake("R4", "I6", "I12", "I4")
 def first_answer_decides(plant: Plant) -> None:
     """A read is answered by the first who answers, whatever R says."""
     real = Reads._reach
@@ -207,18 +178,6 @@ def superseded_hidden_and_nothing_shown(plant: Plant) -> None:
     plant.set(Reads, "answer", answer)
 
 
-@mistake("history: repairs that a get waits for were given up", "I4")
-def repairs_not_awaited(plant: Plant) -> None:
-    """A get that brings replicas together is answered when its hedge falls due."""
-    real = Reads.hedge
-
-    def hedge(self: Reads, op: Get, now_ms: int) -> int:
-        op.repair_due_ms = 0
-        return real(self, op, now_ms)
-
-    plant.set(Reads, "hedge", hedge)
-
-
 # --- What is told ---------------------------------------------------------------------------------
 
 
@@ -236,7 +195,7 @@ def second_refusal_passed_on(plant: Plant) -> None:
     plant.set(Requests, "on_forwarded", on_forwarded)
 
 
-@mistake("history: a refusal of the second owner", "I2", "I4")
+@mistake("history: a refusal of the second owner", "I2")
 def stand_in_forgets_the_forward(plant: Plant) -> None:
     """A node that gave a put to slow owners refuses it as if it had not."""
     real = Writes._refuse
