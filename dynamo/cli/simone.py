@@ -49,9 +49,11 @@ def asked(what: int | Path, profile: str, plant: str) -> Job:
     from dynamo.sim import regress
     from dynamo.sim.jobs import Job
     from dynamo.sim.profiles import PROFILES
+    from dynamo.sim.zoo import ENTRIES
 
     if isinstance(what, int):
-        return Job(what, profile, plant, PROFILES[profile](what))
+        draw = PROFILES[profile](what)
+        return Job(what, profile, plant, ENTRIES[plant].draw(draw) if plant else draw)
     try:
         found = regress.read(what.read_text("utf-8"), str(what))
     except (regress.NotARegression, UnicodeDecodeError) as error:
