@@ -261,7 +261,7 @@ def _key(number: int) -> bytes:
     return ring.full_key(b"default", b"user:%d" % number)
 
 
-def _put(req: int, number: int) -> m.Message:
+def _put(req: int, number: int, context: bytes = b"") -> m.Message:
     put_id = req.to_bytes(16, "big")
     return (
         m.PUT,
@@ -270,8 +270,8 @@ def _put(req: int, number: int) -> m.Message:
         _key(number),
         1,
         0,
-        m.AUTO,
-        b"",
+        m.CAUSAL if context else m.AUTO,
+        context,
         put_id,
         0,
         0,
@@ -304,6 +304,7 @@ class Trio:
         self._req = 0
         self._inboxes: dict[str, list[tuple[Any, m.Message, int]]] = {n: [] for n in self._nodes}
         self._answers: list[m.Message] = []
+        self._seen: dict[int, bytes] = {}  # key -> the context of its last put
         for _ in range(1000):
             self._turn()
             if all(node.ready for node in self._nodes.values()):
@@ -321,7 +322,7 @@ class Trio:
                 else:
                     self._inboxes[receiver].append((name, message, self._now_ms))
 
-    def _run(self, messages: list[m.Message], answer: int) -> None:
+    def _run(self, messages: list[m.Message], answer: int) -> list[m.Message]:
         """Give each message to its first owner; go on until all are answered and all is quiet."""
         table = self._nodes["n1"].table
         for message in messages:
@@ -333,15 +334,17 @@ class Trio:
                 break
         answers, self._answers = self._answers, []
         assert [a[0] for a in answers] == [answer] * len(messages), answers[:1]
+        return answers
 
     def put(self, batch: int, same: bool) -> None:
         first = self._req
         self._req += batch
         keys = range(batch) if same else range(first, self._req)
-        self._run(
-            [_put(first + i, key) for i, key in enumerate(keys)],
-            m.PUT_OK,
-        )
+        seen = self._seen if same else {}
+        puts = [_put(first + i, key, seen.get(key, b"")) for i, key in enumerate(keys)]
+        answers = self._run(puts, m.PUT_OK)
+        if same:  # as a client that goes on writing what it has written
+            self._seen = {answer[1] - first: answer[2] for answer in answers}
 
     def get(self, batch: int) -> None:
         self._run([_ask(i, i) for i in range(batch)], m.GET_OK)

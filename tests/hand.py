@@ -137,16 +137,25 @@ class Hand:
     def put(
         self, via: str, value: str = "v", key: str = "k", mode: int = m.AUTO, context: bytes = b"",
         attempt: int = 0, put_id: str = "", w: int = 0, pw: int = 0, flags: int = m.SLOPPY,
-        timeout_ms: int = 1000, ttl_ms: int = 0, ms: int = 12,
+        timeout_ms: int = 1000, ttl_ms: int = 0, ms: int = 12, again: bool = True,
     ) -> m.Message | None:  # fmt: skip
-        """Send a PUT and run; the answer if one came. The value is also the put id."""
+        """Send a PUT and run; the answer if one came. The value is also the put id.
+
+        An auto put over one value is sent `again` over it, as the client does.
+        """
         self._req += 1
         payload = b"" if flags & m.DELETE else value.encode()
         message = (
             m.PUT, self._req, timeout_ms, self.full(key), 1, 0, mode, context,
             value_id(put_id or value), attempt, w, pw, flags, ttl_ms, payload,
         )  # fmt: skip
-        return self._ask(via, message, ms)
+        answer = self._ask(via, message, ms)
+        if answer is None or answer[0] != m.CONFLICT or len(answer[3]) > 1 or not again:
+            return answer
+        return self.put(
+            via, value, key, m.CAUSAL, answer[2], attempt, put_id, w, pw, flags, timeout_ms,
+            ttl_ms, ms,
+        )  # fmt: skip
 
     def delete(self, via: str, put_id: str, **options) -> m.Message | None:
         return self.put(via, put_id, flags=m.SLOPPY | m.DELETE, **options)

@@ -155,7 +155,7 @@ def test_a_difference_that_is_a_write_under_way_is_not_walked():
     a, b, c = hand.owners()
     hand.hold = lambda src, dst, message: dst == c and message[0] == m.REPLICATE
     for i in range(10):
-        hand.put(a, f"v{i}", ms=35)
+        hand.put(a, f"v{i}", mode=m.BLIND, ms=35)
         if i % 3 == 2:
             hand.flying += hand.held
             hand.held = []

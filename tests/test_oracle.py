@@ -130,33 +130,11 @@ def test_a_delete_excuses_nothing_that_it_did_not_see():
     assert tale.rest(held=("d",)) == ["I1"]
 
 
-def test_an_auto_put_may_have_covered_what_came_before_its_end():
+def test_a_put_that_had_seen_nothing_covers_nothing():
     tale = Tale()
     tale.put("a1")
     tale.put("b1", None)
-    assert tale.rest("b1") == []
-
-
-def test_an_auto_put_cannot_have_covered_what_was_begun_after_its_end():
-    tale = Tale()
-    tale.put("b1", None)
-    tale.put("a1")
     assert tale.rest("b1") == ["I1"]
-
-
-def test_what_covers_an_auto_put_inherits_its_excuse():
-    tale = Tale()
-    tale.put("a1")
-    tale.put("b1", None)
-    tale.put("c1", tale.read("b1"))
-    assert tale.rest("c1") == []
-
-
-def test_an_auto_put_accuses_nobody_beside_it():
-    tale = Tale()
-    tale.put("a1")
-    tale.put("b1", None)
-    assert tale.rest("a1", "b1") == []
 
 
 def test_an_unknown_write_that_a_disk_has_committed_stays_where_no_disk_lost_anything():

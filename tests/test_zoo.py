@@ -33,6 +33,50 @@ from dynamo.sim.profiles import PROFILES, Draw
 
 # Entry -> profile, a seed that sees it, and the promise that this seed sees broken first.
 SEEN: dict[str, tuple[str, int, str]] = {
+    "actor-survives-its-disk": ("short", 7, "D1"),
+    "stand-in-counts-on": ("short", 42, "D1"),
+    "actor-survives-its-row": ("short", 7, "D1"),
+    "unclean-start-unnoticed": ("short", 93, "D1"),
+    "actors-named-alike": ("short", 7, "D1"),
+    "siblings-kept-from-the-writer": ("short", 42, "I6"),
+    "context-newer-than-its-values": ("short", 7, "I6"),
+    "nothing-superseded": ("short", 7, "I4"),
+    "last-write-wins": ("short", 7, "I6"),
+    "only-the-new-value-replicated": ("short", 7, "I6"),
+    "one-sibling-per-actor": ("short", 7, "I6"),
+    "superseded-values-return": ("short", 7, "I9"),
+    "clocks-not-canonical": ("short", 7, "I5"),
+    "delete-covers-everything": ("short", 7, "I6"),
+    "tombstone-dropped-at-once": ("short", 7, "I12"),
+    "refused-and-stored": ("short", 42, "I2"),
+    "forwarded-again-as-new": ("short", 45, "I2"),
+    "put-ids-not-remembered": ("short", 42, "I12"),
+    "ids-compared-and-not-dots": ("short", 25, "I4"),
+    "second-dot-kept": ("short", 25, "I4"),
+    "answer-counted-twice": ("short", 7, "I12"),
+    "answer-of-a-stranger": ("short", 93, "N0"),
+    "names-counted-and-not-disks": ("short", 45, "I12"),
+    "acknowledged-by-the-coordinator-alone": ("short", 7, "I12"),
+    "stand-in-counts-for-a-strict-put": ("short", 93, "I12"),
+    "numbers-begin-alike": ("short", 69, "D1"),
+    "sent-before-the-commit": ("short", 7, "I12"),
+    "empty-stand-in-counts": ("short", 2, "I6"),
+    "blank-owner-counts": ("short", 24, "I5"),
+    "first-answer-decides": ("short", 25, "I6"),
+    "superseded-hidden-and-nothing-shown": ("short", 7, "I6"),
+    "second-refusal-passed-on": ("default", 4, "I2"),
+    "stand-in-forgets-the-forward": ("short", 45, "I2"),
+    "minted-and-denied": ("short", 93, "I2"),
+    "hint-erased-on-send": ("short", 7, "I9"),
+    "hint-erased-though-it-grew": ("short", 7, "I9"),
+    "hint-erased-by-a-refusal": ("short", 49, "I9"),
+    "hints-forgotten-at-restart": ("short", 93, "N0"),
+    "hints-never-delivered": ("short", 7, "I9"),
+    "hint-kept-as-an-own-row": ("short", 42, "I5"),
+    "hints-sent-all-at-once": ("short", 93, "I15"),
+    "root-not-updated": ("short", 7, "N0"),
+    "needed-hint-dropped-at-the-limit": ("short", 24, "I12"),
+    "deletes-not-handed-off": ("short", 6, "I12"),
 }  # fmt: skip
 
 SEEDS_MAX = 300
@@ -60,6 +104,7 @@ def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> N
     found, text = zoo.provoke(entry, entry.draw(drawn(profile, seed)))
     assert found == number, text or f"seed {seed} sees nothing: print the table anew"
     assert found in entry.breaks, text
+    assert "TypeError" not in text, "the mistake does not fit the code that it replaces any more"
     assert broken(profile, seed, entry.needs) == ""
 
 
@@ -200,7 +245,7 @@ def look(name: str) -> tuple[str, int, str] | None:
     tried.update(((profile, seed), None) for profile in PROFILES for seed in range(LOOKS_MAX))
     for profile, seed in sorted(tried, key=lambda one: one[0] != "short"):
         catch = zoo.hunt(entry, 1, seed, PROFILES[profile])
-        if catch is not None and catch.number in entry.breaks:
+        if catch is not None and catch.number in entry.breaks and "TypeError" not in catch.text:
             PREFERRED[profile, seed] = None
             return profile, seed, catch.number
     return None

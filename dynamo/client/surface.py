@@ -7,9 +7,9 @@ and get back those that have ended.
 
 The three ways to write, and what the client adds to them:
 
-    auto     the default: covers what this client has seen of the key; if it has seen nothing,
-             what the coordinator holds, provided that is at most one value. Siblings that nobody
-             has read are merged, or the call raises ConflictError.
+    auto     the default: covers what this client has seen of the key. If it has seen nothing and
+             there is a value, the node shows it and stores nothing; the one value is then replaced
+             by a second round trip, siblings are merged, or the call raises ConflictError.
     causal   context=entry.context: replaces exactly what that read showed
     blind    context=None: keeps every concurrent value
 
@@ -369,7 +369,8 @@ class Surface(Generic[T]):
         answer = answered(op)
         if answer[0] == m.CONFLICT:
             raw = answer[2]
-            payload = self._absorb(key, value, payload, answer[3], raw, op.maybe_applied)
+            if len(answer[3]) > 1:  # one is simply replaced: that is what a plain put is for
+                payload = self._absorb(key, value, payload, answer[3], raw, op.maybe_applied)
             op = Op(m.PUT, full, until, (*tail, payload), context=raw, tries=tries)
             yield op
             answer = answered(op)

@@ -53,7 +53,7 @@ SCAN = 6  # req timeout_ms arc ver phase match start limit; keys of one arc, one
 # --- node -> client ----------------------------------------------------------------------------
 PUT_OK = 16  # req context values acked_by stand_ins; values [] = the put is the only survivor
 GET_OK = 17  # req context values answered
-CONFLICT = 18  # req context values; an auto put met several values it has not seen
+CONFLICT = 18  # req context values; an auto put met values that its client has not seen
 FAILED = 19  # req code text required received acked silent maybe_applied retry_after_ms
 RING_IS = 20  # req cluster version n partitions r w members owners limits
 STATUS_IS = 21  # req json
@@ -121,7 +121,7 @@ FROM_PEER = frozenset(range(REPLICATE, KEYS_ARE + 1))
 
 # PUT.mode
 CAUSAL = 0  # covers exactly `context`
-AUTO = 1  # the client has seen nothing: covers what the coordinator holds, if at most one value
+AUTO = 1  # the client has seen nothing: stored where there is no value, else CONFLICT
 BLIND = 2  # covers nothing
 
 # PUT.flags, GET.flags

@@ -3,7 +3,7 @@
 read      look
 modify    read, then write over what was read (now and then over an older read)
 blind     write beside whatever is there
-auto      write over what this client has seen; if nothing, over what the coordinator holds
+auto      write over what this client has seen; if nothing, over what it is then told is there
 remove    read, then delete what was read
 cold      write a key once and never come back: only repairs can complete it
 churn     create, delete and create again, a few keys only: whoever forgets a tombstone is found
@@ -92,8 +92,8 @@ def auto(client: Client) -> Lane:
         yield from client.put(key, known, delete=delete)
         return
     put = yield from client.put(key, None, m.AUTO, delete=delete)
-    if put.conflict and client.rng.random() < 0.5:
-        # An application with a merge function merges what it had not read.
+    if put.conflict and client.rng.random() < 0.8:
+        # One value is replaced; of several an application with a merge function makes one.
         yield from client.put(key, put.known)
 
 

@@ -4,7 +4,7 @@ Each client gets a random part of what there is to do, so that seeds differ in k
 order: in some nobody ever deletes, in others one key takes all the traffic. Beside them a loner
 goes about its own key with strict quorums.
 
-    exact     nobody makes auto puts, so that the verdict is exact, see `oracle`
+    exact     nobody makes auto puts
     crowded   many operations on few keys, for short runs; else a steady hundred and more a second
 """
 

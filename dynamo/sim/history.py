@@ -36,18 +36,18 @@ class Write:
     """One logical put or delete, however often it was sent."""
 
     __slots__ = (
-        "attempts", "auto", "begun_ms", "bit", "delete", "ended_ms", "frail", "kept", "key",
-        "mortal", "past", "payload", "status", "strict", "uid",
+        "attempts", "begun_ms", "bit", "delete", "ended_ms", "frail", "kept", "key",
+        "mortal", "opaque", "past", "payload", "status", "strict", "uid",
     )  # fmt: skip
 
     def __init__(
-        self, key: bytes, uid: str, bit: int, past: Seen, auto: bool, delete: bool, now_ms: int
+        self, key: bytes, uid: str, bit: int, past: Seen, opaque: bool, delete: bool, now_ms: int
     ) -> None:
         self.key = key
         self.uid = uid
         self.bit = bit
         self.past = past
-        self.auto = auto  # covers what the coordinator held, which is unknown
+        self.opaque = opaque  # what its context covers is not known: told, never judged
         self.delete = delete
         self.begun_ms = now_ms
         self.ended_ms = NEVER_MS
@@ -68,11 +68,10 @@ class Write:
 class KeyHistory:
     """The writes of one key, and sets of them that verdicts ask for again and again."""
 
-    __slots__ = ("autos", "deleted", "strict", "strictly_past", "writes")
+    __slots__ = ("deleted", "strict", "strictly_past", "writes")
 
     def __init__(self) -> None:
         self.writes: list[Write] = []
-        self.autos: list[Write] = []
         # Deletes and puts with a time to live that have not failed, and all they cover. They do
         # not show, or not for long, and a read that shows nothing may carry a context over one, so
         # each excuses the absence of these.
@@ -83,8 +82,6 @@ class KeyHistory:
     def begin(self, key: bytes, uid: str, seen: Seen | None, delete: bool, now_ms: int) -> Write:
         write = Write(key, uid, 1 << len(self.writes), seen or 0, seen is None, delete, now_ms)
         self.writes.append(write)
-        if write.auto:
-            self.autos.append(write)
         if delete:
             self.deleted |= write.bit | write.past
         return write
@@ -122,26 +119,14 @@ class KeyHistory:
             covered |= write.past
         return list(self.of(bits & ~covered))
 
-    def horizon_ms(self, seen: Seen) -> int:
-        """By when writes must have begun for an auto put in `seen` to have covered them."""
-        return max((w.ended_ms for w in self.autos if w.bit & seen), default=-1)
-
     def uncovered(self, among: Seen, seen: Seen) -> list[Write]:
-        """Puts of `among` that nothing in `seen`, no delete and no auto put accounts for."""
-        seen |= self.deleted
-        left = among & ~seen
-        if not left:
-            return []
-        horizon_ms = self.horizon_ms(seen)
-        return [
-            write for write in self.of(left)
-            if not write.delete and not write.mortal and write.begun_ms > horizon_ms
-        ]  # fmt: skip
+        """Puts of `among` that nothing in `seen` and no delete accounts for."""
+        left = among & ~(seen | self.deleted)
+        return [write for write in self.of(left) if not write.delete and not write.mortal]
 
     def covers(self, seen: Seen, write: Write) -> bool:
         """Whether `seen` accounts for this write."""
-        seen |= self.deleted
-        return bool(write.bit & seen) or write.begun_ms <= self.horizon_ms(seen)
+        return bool(write.bit & (seen | self.deleted))
 
 
 def bits_of(writes: Iterable[Write]) -> Seen:

@@ -49,11 +49,6 @@ By the numbers under which violations are reported:
   D4   part     a context that was damaged, or given for another key, is refused
   N0            no node and no session raises
 
-One kind of write is not exact. An *auto* put by a client that has seen nothing covers what its
-coordinator happened to hold, which no client can know. Such a write may have covered anything
-that was begun before it ended, or in the same millisecond, so it excuses the absence of those
-values and of no others; it accuses nobody.
-
 A put that was sent more than once may live under two dots, and the copy that a cut kept apart may
 come back after the other was superseded. DESIGN §2 admits that, so it is counted and not judged:
 only for writes with more than one attempt, and only where messages can be lost or held (`cuts`).

@@ -236,9 +236,9 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         weather = replace(weather, corrupt=rng.choice((0.001, 0.01, 0.05)))
     names = [f"n{i + 1}" for i in range(nodes)]
     forced = force.draw_chances(rng) if rng.random() < 0.35 and not singly else ()
-    exact = rng.random() < 0.5  # no auto puts: the verdict is exact
+    exact = rng.random() < 0.5  # no auto puts
     if not singly and profile != "calm" and rng.random() < 0.4:
-        config = _extreme(rng, config, exact)
+        config = _extreme(rng, config)
     return Draw(
         seed=seed,
         nodes=nodes,
@@ -271,15 +271,14 @@ def _broken(rng: random.Random, names: list[str]) -> tuple[tuple[str, str], ...]
     return tuple((name, rng.choice(BROKEN)) for name in chosen)
 
 
-def _extreme(rng: random.Random, config: Config, exact: bool) -> Config:
+def _extreme(rng: random.Random, config: Config) -> Config:
     """One to three knobs at one of their ends.
 
     `ids_max` is what D5 stands on: a put whose id was forgotten may be minted a second time, and
     then lives beside whatever replaced it. The oracle counts that as a retry sibling, as it does
-    with a copy that comes back. An auto put would cover what replaced it, which is beyond what
-    such a table can promise; so those are left out where it is tiny.
+    with a copy that comes back.
     """
-    names = [name for name in EXTREMES if exact or name != "ids_max"]
+    names = list(EXTREMES)
     changes = {name: rng.choice(EXTREMES[name]) for name in rng.sample(names, rng.randrange(1, 4))}
     return replace(config, **changes)
 

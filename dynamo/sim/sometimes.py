@@ -43,7 +43,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "four siblings or more seen": "many of them are",
         "stale context used": "a write covers an older state than the last one seen",
         "context of another client used": "a context travels as text, and covers what it showed",
-        "conflicts": "an auto put meets several values and is refused",
+        "conflicts": "an auto put meets a value and is refused",
         "auto put refused": "its client hears of it, with what it met",
         "unread siblings merged": "an auto put merges what its client's last put met",
         "siblings_refused": "blind puts are refused at the limit",

@@ -158,10 +158,10 @@ class _Teller:
 
     def _over(self, write: Write, mode: int) -> str:
         if mode == m.AUTO:
-            return "over whatever its coordinator holds"
+            return "where there is no value yet"
         if mode == m.BLIND:
             return "beside whatever is there"
-        if write.auto:  # what its context covers is not known
+        if write.opaque:
             return "over what it had seen"
         covered = self.world.oracle.of(self.key).newest(write.past)
         return f"over {listed([other.uid for other in covered])}" if covered else "over nothing"

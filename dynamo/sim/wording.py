@@ -116,8 +116,8 @@ def writes_in_words(world: World, writes: Sequence[Write]) -> list[str]:
         history = world.oracle.of(write.key)
         over = listed([other.uid for other in history.newest(write.past)])
         what = "delete" if write.delete else "put"
-        if write.auto:
-            what, over = f"auto {what}", "whatever was there"
+        if write.opaque:
+            over = "what it had seen"
         ended = f" to {write.ended_ms}" if write.ended_ms != NEVER_MS else ""
         attempts = f", {write.attempts} attempts" if write.attempts > 1 else ""
         how = said.get(write.status, "failed")

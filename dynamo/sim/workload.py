@@ -356,7 +356,7 @@ class Client(Caller):
         self, key: bytes, known: Known | None, mode: int = m.CAUSAL, *, delete: bool = False,
         body: bytes | None = None, levels: Levels | None = None,
     ) -> Generator[list[Op], None, Put]:  # fmt: skip
-        """Write over what is `known`; None if only the coordinator can know what that is."""
+        """Write over what is `known`; None by a client that has seen nothing of the key."""
         began = self.memory.clock
         op, write, strict = self.prepare(key, known, mode, delete, body, levels)
         yield [op]
@@ -371,7 +371,7 @@ class Client(Caller):
         levels = self.levels() if levels is None else levels
         self._serial += 1
         uid = f"{self.name}.{self._serial}"
-        context, seen = (known.context, known.seen) if known is not None else (b"", None)
+        context, seen = (known.context, known.seen) if known is not None else (b"", 0)
         write = self.oracle.begin_write(key, uid, seen, world.now_ms, delete)
         write.payload = b"" if delete else CODEC + uid.encode() + self._body(body)
         copies = min(world.config.n, len(world.hosts))

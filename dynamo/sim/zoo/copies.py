@@ -91,8 +91,8 @@ def needed_hint_dropped_at_the_limit(plant: Plant) -> None:
     """Past the window or the byte cap a hint is acknowledged and not kept, needed or not."""
     real = Handoff.take
 
-    def take(self: Handoff, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int) -> bool:
-        real(self, skey, home, obj, False, wall_ms)
+    def take(self: Handoff, skey: bytes, home: str, obj: bytes, needed: bool, *rest: Any) -> bool:
+        real(self, skey, home, obj, False, *rest)
         return True
 
     plant.set(Handoff, "take", take)
@@ -102,7 +102,7 @@ def needed_hint_dropped_at_the_limit(plant: Plant) -> None:
 def hint_kept_as_an_own_row(plant: Plant) -> None:
     """A stand-in stores what it was given among the rows that it owns, and owes it to nobody."""
 
-    def take(self: Handoff, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int) -> bool:
+    def take(self: Handoff, skey: bytes, home: str, obj: bytes, *rest: Any) -> bool:
         self._replica.merge(int.from_bytes(skey[:2], "big"), skey, obj)
         return True
 
@@ -114,11 +114,11 @@ def deletes_not_handed_off(plant: Plant) -> None:
     """A stand-in takes a tombstone for nothing, and keeps nothing."""
     real = Handoff.take
 
-    def take(self: Handoff, skey: bytes, home: str, obj: bytes, needed: bool, wall_ms: int) -> bool:
+    def take(self: Handoff, skey: bytes, home: str, obj: bytes, *rest: Any) -> bool:
         values = dvv.values_of(dvv.decode(obj))
         if values and all(value[1] & dvv.TOMBSTONE for value in values):
             return True
-        return real(self, skey, home, obj, needed, wall_ms)
+        return real(self, skey, home, obj, *rest)
 
     plant.set(Handoff, "take", take)
 

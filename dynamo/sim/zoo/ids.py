@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dynamo.core import dvv
-from dynamo.core.fanout import Put
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Forward, Requests
-from dynamo.core.writes import Writes
 from dynamo.sim.zoo.entry import Plant, Shelf
 from dynamo.sim.zoo.needs import crashes
 
 mistake = Shelf()
-
-
-@mistake("DESIGN §2; trap 5", "I6", "I4", "I1")
-def retry_mints_without_asking(plant: Plant) -> None:
-    """A further attempt of a put is taken for a first one."""
-    real = Writes._ask_or_apply
-    plant.set(Writes, "_ask_or_apply", lambda self, op, attempt: real(self, op, 0))
 
 
 @mistake("trap 5, riak_kv#1046", "I2", "I4", "I6")
@@ -35,26 +24,6 @@ def forwarded_again_as_new(plant: Plant) -> None:
             self.is_put = put
 
     plant.set(Forward, "silent", silent)
-
-
-@mistake("history: a retried put minted over what had replaced it", "I6", "I4", "I1")
-def known_id_not_believed(plant: Plant) -> None:
-    """Another owner says that a put was applied and superseded, and it is minted again."""
-
-    def on_id_is(self: Writes, sender: str, message: Any, born_ms: int) -> None:
-        _, req, known, obj = message
-        op = self.requests.pending.get(req)
-        if not isinstance(op, Put) or not op.asking or sender not in op.waiting:
-            return
-        del op.waiting[sender]
-        if obj:
-            self.fanout.take_in(op, obj)
-        op.asking = 0 if known else op.asking - 1
-        if not op.asking:
-            op.waiting.clear()
-            self.apply(op)
-
-    plant.set(Writes, "on_id_is", on_id_is)
 
 
 @mistake("DESIGN, D5", "I4", "I6", "I12")
