@@ -680,10 +680,3 @@ def test_what_disks_hold_is_lost_only_where_two_of_them_acknowledge() -> None:
         if set(drawn.kinds) & set(LOSSES):
             assert drawn.copies >= 2
             assert drawn.w >= 2
-
-
-def test_ids_are_forgotten_early_only_where_no_put_covers_what_its_coordinator_holds() -> None:
-    for seed in range(400):
-        drawn = PROFILES["default"](seed)
-        if drawn.config.ids_max < 100:
-            assert not any(habit and habit.weights.get("auto") for habit in drawn.habits)

@@ -456,8 +456,8 @@ def test_a_failing_seed_shrinks_to_a_file_that_fails_alike(
 ) -> None:
     file = tmp_path / "small.json"
     code, out, _ = called(
-        capsys, "shrink", "1", "--profile", "short", "--plant", MISTAKE, "--out", str(file),
-        "--within", "2s", "--sentence", "Nothing is ever superseded.", "--json",
+        capsys, "shrink", "2", "--profile", "short", "--plant", MISTAKE, "--out", str(file),
+        "--within", "6s", "--sentence", "Nothing is ever superseded.", "--json",
     )  # fmt: skip
     told = json.loads(out)
     assert code == 0

@@ -15,6 +15,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.spaces import META, OBJECTS
 from dynamo.core.writes import Writes
 from dynamo.sim.zoo.entry import Plant, Shelf
+from dynamo.sim.zoo.needs import rotting
 from dynamo.storage.contract import StoreError
 
 mistake = Shelf()
@@ -23,7 +24,7 @@ mistake = Shelf()
 # --- Hints ----------------------------------------------------------------------------------------
 
 
-@mistake("trap 16; H1", "I9")
+@mistake("trap 16; H1", "I9", "I12")
 def hint_erased_on_send(plant: Plant) -> None:
     """A hint is erased when it leaves, not when its home has it on disk."""
     real = Handoff._deliver
@@ -155,7 +156,7 @@ def root_not_updated(plant: Plant) -> None:
     plant.set(Replica, "_write", write)
 
 
-@mistake("trap 6, riak_kv#679", "I6", "I1", "N0", "I12")
+@mistake("trap 6, riak_kv#679", "I6", "I1", "N0", "I12", needs=rotting)
 def corrupt_taken_for_absent(plant: Plant) -> None:
     """A record that rotted is dropped, and 'nothing here' said in good faith."""
 

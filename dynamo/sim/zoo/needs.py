@@ -11,6 +11,8 @@ from dataclasses import replace
 from dynamo.sim.network import Weather
 from dynamo.sim.profiles import Draw
 
+UNREPAIRED = (("page lost", 0.3), ("page answer lost", 0.2), ("comparison lost", 0.3))
+
 
 def crashes(drawn: Draw) -> Draw:
     """One process after another dies, mostly with a step that nobody hears of, and comes back."""
@@ -29,5 +31,12 @@ def forgetting(drawn: Draw) -> Draw:
     )  # fmt: skip
     return replace(
         drawn, kinds=("forget",), every_ms=50, longest_ms=100, habits=habits, broken=(),
-        forced=(("page lost", 0.3), ("page answer lost", 0.2), ("comparison lost", 0.3)),
+        forced=UNREPAIRED,
+    )  # fmt: skip
+
+
+def rotting(drawn: Draw) -> Draw:
+    """Records rot all the time, and comparing takes long."""
+    return replace(
+        drawn, kinds=("rot",), every_ms=30, longest_ms=100, broken=(), forced=UNREPAIRED,
     )  # fmt: skip
