@@ -19,6 +19,7 @@ knowledge of a dot used twice is complete only once start counters are compared.
 from __future__ import annotations
 
 from dynamo.core import dvv
+from dynamo.core.config import quorum
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, OBJECTS
 from dynamo.sim.machine import Disk, Snapshot
@@ -74,14 +75,34 @@ class Limits:
 
     # --- what no store notices --------------------------------------------------------------------
 
+    @property
+    def _one_answers(self) -> bool:
+        """Whether a read may be served by a single owner, who could be the one that forgot."""
+        copies = min(self._world.config.n, len(self._world.hosts))
+        return (self._world.config.r or quorum(copies)) < 2
+
     def may_forget(self, name: str, space: int, skey: bytes) -> bool:
-        """Whether a row may vanish: everybody else who answers for the key must hold it."""
+        """Whether a row may vanish: everybody else who answers for the key must hold it.
+
+        If so, it counts as a lost copy of the key from now on. (History: it did not, and the other
+        copy was let rot.)
+        """
         record = self._world.hosts[name].disk.peek(space, skey)
-        return record is None or self._all_others_hold(name, skey, self._held(name, skey))
+        if record is None:
+            return True
+        if self._one_answers:
+            return False
+        if not self._all_others_hold(name, skey, self._held(name, skey)):
+            return False
+        self._rows.setdefault(skey, {})[name] = None
+        return True
 
     def may_relapse(self, name: str, old: Snapshot) -> bool:
         """Whether the disk may go back to what it was, see the top."""
         disk = self._world.hosts[name].disk
+        changed: dict[bytes, None] = {}
+        if self._one_answers:
+            return False
         for space in (OBJECTS, HINTS):
             for skey in dict.fromkeys((*old[space], *(key for key, _ in disk.scan(space)))):
                 now, then = disk.get(space, skey), old[space].get(skey)
@@ -91,6 +112,9 @@ class Limits:
                     return False
                 if not self._all_others_hold(name, skey, self._held(name, skey)):
                     return False
+                changed[skey] = None
+        for skey in changed:
+            self._rows.setdefault(skey, {})[name] = None
         return True
 
     def _minted_since(

@@ -37,6 +37,8 @@ ANSWERS = (
     errors.Overloaded, errors.TooManySiblings, errors.DiskFull, errors.BadContext,
     errors.ConfigurationError, errors.KeyInvalid, errors.ValueTooLarge,
 )  # fmt: skip
+# How long until everybody has understood that a clock stood still.
+UNDERSTOOD_MS = 2 * m.Ages.WINDOW_MS + m.Ages.MOMENT_MS
 SLACK_MS = 60  # turns of nodes, round trips, and the margin that a client keeps
 NOTICED_MS = 500  # on top of a suspicion: backlogs run off, clients try again
 
@@ -65,6 +67,8 @@ class Reach(Judge):
             return
         if op.error is None or isinstance(op.error, ANSWERS) or client.session.ring is None:
             return
+        if op.started_ms < world.thawed_ms + UNDERSTOOD_MS:
+            return  # its frames look old for a while, and are dropped where somebody waits
         if not world.network.is_clear() or any(what.startswith("forced") for what in world.marks):
             return
         near = self._within_reach(client.name)

@@ -85,6 +85,7 @@ class World:
         self.clients: dict[str, Endpoint] = {}
         self.uids: dict[bytes, str] = {}  # put id -> the write it belongs to
         self.payloads: dict[bytes, str] = {}  # the same, where a payload does not name its write
+        self.thawed_ms = -NEVER_MS  # when a clock that had stood still last went on
         # Contexts that clients hand to each other: key, token, and what it covers.
         self.board: list[tuple[bytes, str, int]] = []
         self.steps = 0
@@ -279,7 +280,7 @@ class World:
         host.due_ms = NEVER_MS
         host.called = False
         host.paused = False
-        host.thaw(self.now_ms)
+        self._thaw(host)
 
     def wipe(self, name: str) -> None:
         """The disk is lost; the host comes back empty, under its old name."""
@@ -328,7 +329,7 @@ class World:
 
     def resume(self, name: str) -> None:
         host = self.hosts[name]
-        host.thaw(self.now_ms)
+        self._thaw(host)
         if host.paused:
             host.paused = False
             self.note_change()
@@ -341,6 +342,11 @@ class World:
         host.down_ms = down_ms
         self.note_change()
         host.disk.doomed = point == BEFORE_COMMIT
+
+    def _thaw(self, host: Host) -> None:
+        if host.froze_ms >= 0:
+            host.thaw(self.now_ms)
+            self.thawed_ms = self.now_ms
 
     def _wants_turn(self, host: Host, at_ms: int) -> None:
         """Let the host have a turn at `at_ms`, if it had none by then."""

@@ -169,7 +169,7 @@ def corrupt_taken_for_absent(plant: Plant) -> None:
     plant.set(Replica, "_quarantine", quarantine)
 
 
-@mistake("trap 35", "I14", "N0")
+@mistake("trap 35", "I14", "N0", "D1")
 def checks_not_checked(plant: Plant) -> None:
     """A record is given out as it lies on the disk, rotten or not."""
 
@@ -237,6 +237,40 @@ def copied_and_not_merged(plant: Plant) -> None:
         replica._write(skey, replica.record(skey), obj)
 
     plant.set(Exchange, "_take", take)
+
+
+@mistake("trap 21: copy newest", "I1", "I3", "I6", "I9", "I12")
+def newest_row_wins(plant: Plant) -> None:
+    """An owner that is sent a row keeps the newer of the two by the clock, and not both."""
+
+    def newest(obj: bytes) -> int:
+        return max((value[2] for value in dvv.values_of(dvv.decode(obj))), default=0)
+
+    def accept(self: Replica, arc: int, skey: bytes, obj: bytes, *rest: Any) -> tuple[bytes, int]:
+        old = self.record(skey)
+        held = old[CHECK_BYTES:]
+        if held and newest(held) >= newest(obj):
+            return held, 0
+        return self._write(skey, old, obj), 0
+
+    plant.set(Replica, "accept", accept)
+
+
+@mistake("fault matrix 26: rows on the move", "I1", "I3")
+def moved_and_not_copied(plant: Plant) -> None:
+    """An owner that gives a row to another one, who lacks it, thinks that it is rid of it."""
+    real = Exchange._push
+
+    def push(self: Exchange, walk: Any, skey: bytes) -> None:
+        real(self, walk, skey)
+        replica = self._replica
+        record = replica.record(skey)
+        if record:
+            replica._store.delete(OBJECTS, skey)
+            replica._toggle(skey, record)
+            replica.keys -= 1
+
+    plant.set(Exchange, "_push", push)
 
 
 @mistake("trap 11", "I5")
