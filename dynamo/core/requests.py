@@ -390,6 +390,10 @@ class Forward(Operation):
                 requests.stats["forwarded_again"] += 1
             self.waiting[owner] = ""
             due_ms = now_ms + requests.config.replica_timeout_ms
+            if not self.is_put:
+                # The owner may have to hedge first. History: with one owner deaf the others needed
+                # longer than this node's patience, which went through all of them and refused.
+                due_ms += 2 * requests.config.hedge_ms_max
             if not self.open:
                 requests.enter(self, due_ms)
             requests.outbox.append((owner, (FORWARD, self.req, message)))
