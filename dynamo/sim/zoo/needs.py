@@ -40,3 +40,11 @@ def rotting(drawn: Draw) -> Draw:
     return replace(
         drawn, kinds=("rot",), every_ms=30, longest_ms=100, broken=(), forced=UNREPAIRED,
     )  # fmt: skip
+
+
+def impatient(drawn: Draw) -> Draw:
+    """Owners are slow, and whoever asks them turns to stand-ins at once."""
+    return replace(
+        drawn, kinds=("slow",), every_ms=100, longest_ms=300, broken=(),
+        weather=replace(Weather(), jitter_ms=10), forced=(("silence comes early", 0.3),),
+    )  # fmt: skip

@@ -16,6 +16,7 @@ from dynamo.core.serving import Serving
 from dynamo.core.writes import Writes
 from dynamo.sim.machine import Disk
 from dynamo.sim.zoo.entry import Plant, Shelf
+from dynamo.sim.zoo.needs import impatient
 
 mistake = Shelf()
 
@@ -51,7 +52,7 @@ def answer_of_a_stranger(plant: Plant) -> None:
     plant.set(Fanout, "on_replicate_ok", on_replicate_ok)
 
 
-@mistake("history: W met by one disk under two names", "I12")
+@mistake("history: W met by one disk under two names", "I12", needs=impatient)
 def names_counted_and_not_disks(plant: Plant) -> None:
     """An owner and the stand-in that delivered its hint to it count as two."""
 
