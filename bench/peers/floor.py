@@ -66,7 +66,7 @@ class _Local:
         await self.update(key, value)
 
     async def update(self, key: str, value: bytes) -> None:
-        raise NotImplementedError
+        raise AssertionError("each engine has its own")
 
     async def modify(self, key: str, change: Callable[[list[bytes]], bytes]) -> None:
         await read_modify_write(self, key, change)

@@ -83,6 +83,8 @@ class Scanning:
     def run(self) -> None:
         """Answer what waits, as far as this step's share goes."""
         queue, requests = self._queue, self._requests
+        if not queue:
+            return  # as in nearly every step
         rows = size = 0
         while queue and rows < STEP_ROWS and size < PAGE_BYTES:
             client, message, deadline_ms = queue.popleft()

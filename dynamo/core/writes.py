@@ -99,7 +99,9 @@ class Writes:
 
         History: the first attempt of an auto put lay in the network, its client retried elsewhere,
         went on to other writes, and then the first arrived, at a node that had never heard of the
-        put. Being auto, it covered what the node held: everything the client had written since.
+        put. Auto puts covered what the node held then: everything the client had written since.
+        They cover nothing any more, but a second dot of a put that was superseded is still to be
+        avoided where that costs one question (D5).
         """
         timeout_ms = min(message[2], self.requests.config.timeout_ms_max)
         age_ms = timeout_ms - (deadline_ms - self.requests.now_ms)
@@ -166,7 +168,7 @@ class Writes:
         """Mint, or first ask others for what this node may be missing.
 
         A further attempt asks R owners for its id. So does an auto put on an arc that is not
-        synced: "what the coordinator holds" would be nothing, and a plain overwrite a sibling.
+        synced: what is missing here would pass for "no value", and a plain overwrite be a sibling.
         """
         requests = self.requests
         synced = requests.replica.synced(op.arc)
