@@ -294,9 +294,7 @@ class Trio:
         members = [ring.Member(name, "127.0.0.1", 1, 2) for name in ("n1", "n2", "n3")]
         cluster = Cluster("bench", SECRET)
         self._nodes = {
-            member.name: Node(
-                config, member.name, members, cluster, MemoryStore(), random.Random(i), 0
-            )
+            member.name: Node(config, member, members, cluster, MemoryStore(), random.Random(i), 0)
             for i, member in enumerate(members)
         }
         self._config = config

@@ -56,8 +56,8 @@ class Hand:
         """Start a node over the store it has; a store that was used before is a durable one."""
         seed = len(self.sent) * 100 + self.names.index(name)
         self.nodes[name] = Node(
-            self.config, name, self.members, CLUSTER, self.stores[name], random.Random(seed),
-            self.now,
+            self.config, next(member for member in self.members if member.name == name),
+            self.members, CLUSTER, self.stores[name], random.Random(seed), self.now,
         )  # fmt: skip
         return self.nodes[name]
 

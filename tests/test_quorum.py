@@ -244,7 +244,7 @@ def test_a_malformed_object_from_a_peer_changes_nothing():
     for obj in (b"junk", b"\x91\x93\xc4\x01a\x01\x90", b"\xdf\xff\xff\xff\xff"):
         hand.flying.append((b, a, (m.REPLICATE, 9, 500, hand.full(), 1, 0, "", 0, 0, b"", [], obj)))
     hand.flying.append((b, a, (m.REPLICATE, 9, 500, hand.full(), 1, 0, "", 0, 0, b"", ["x"], b"")))
-    hand.flying.append((b, a, (m.FORWARD, 9, [m.PUT, "x"])))
+    hand.flying.append((b, a, (m.FORWARD, 9, [m.PUT, "x"], 1, 0)))
     hand.flying.append((b, a, (m.KEYS, 9, 500, 77, b"a", b"b", [])))
     hand.flying.append((b, a, (m.ROOTS, 9, 500, [1, 2])))
     hand.run(3)

@@ -57,6 +57,17 @@ class Config:
     probe_ms: int = 1_000
     probe_timeout_ms: int = 300
     suspicion_ms: int = 8_000
+    # How many others are asked to probe a peer that has not answered.
+    probe_helpers: int = 3
+
+    # --- Membership ----------------------------------------------------------------------------
+    # How often this node compares what it knows of the ring with one other node. News reach 100
+    # nodes in about six rounds.
+    gossip_ms: int = 1_000
+    # Arcs that this node takes in at once, and how much it copies for that. Lower: a ring change
+    # takes longer, and is felt less.
+    transfer_arcs: int = 8
+    transfer_bytes_per_s: int = 32 << 20
 
     # --- Hints ---------------------------------------------------------------------------------
     # New hints that a write does not need are refused once the oldest undelivered hint for the

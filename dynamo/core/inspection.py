@@ -27,7 +27,7 @@ from dynamo.core.handoff import Handoff
 from dynamo.core.messages import RING_IS, STATUS_IS, Message
 from dynamo.core.replica import CHECK_BYTES, HINT_ARC, intact, seal_record
 from dynamo.core.requests import Requests
-from dynamo.core.ring import Table
+from dynamo.core.roster import Roster
 from dynamo.core.spaces import OBJECTS, QUARANTINE
 
 PAYLOAD_BYTES_MAX = 4096  # of a value, as far as an answer shows it
@@ -41,7 +41,7 @@ class Inspection:
         name: str,
         cluster: str,
         config: Config,
-        table: Table,
+        roster: Roster,
         store: Any,
         requests: Requests,
         handoff: Handoff,
@@ -51,7 +51,8 @@ class Inspection:
         self._name = name
         self._cluster = cluster
         self._config = config
-        self._table = table
+        self._roster = roster
+        self._table = roster.table
         self._store = store
         self._requests = requests
         self._replica = requests.replica
@@ -67,13 +68,19 @@ class Inspection:
 
     def on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
         config, table = self._config, self._table
-        members = [[m.name, m.host, m.client_port] for m in table.members.values()]
+        names, owners = table.packed_owners()
+        found = [self._roster.member(name) for name in names]
+        # A name that owns arcs, and of which nothing is known, still has its place in the list.
+        members = [
+            [name, m.host if m else "", m.client_port if m else 0]
+            for name, m in zip(names, found, strict=True)
+        ]
         limits = [config.key_bytes_max, config.value_bytes_max, config.timeout_ms_max]
         self._requests.outbox.append(
             (
                 client,
                 (RING_IS, message[1], self._cluster, table.version, table.n, table.partitions,
-                 config.r, config.w, members, table.packed_owners(), limits),
+                 config.r, config.w, members, owners, limits),
             )
         )  # fmt: skip
 

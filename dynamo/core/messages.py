@@ -49,6 +49,7 @@ RING = 3  # req timeout_ms known_version
 STATUS = 4  # req timeout_ms what (see `inspection`); answered by the node that is asked
 FAULTS = 5  # req timeout_ms blocked_peers; only where the configuration allows faults
 SCAN = 6  # req timeout_ms arc ver phase match start limit; keys of one arc, one page
+CHANGE = 7  # req timeout_ms verb json; what an operator wants of the ring (see `changes`)
 
 # --- node -> client ----------------------------------------------------------------------------
 PUT_OK = 16  # req context values acked_by stand_ins; values [] = the put is the only survivor
@@ -58,6 +59,7 @@ FAILED = 19  # req code text required received acked silent maybe_applied retry_
 RING_IS = 20  # req cluster version n partitions r w members owners limits
 STATUS_IS = 21  # req json
 SCAN_IS = 22  # req keys upto synced; upto: where to continue, b"" when the arc is done
+CHANGED = 23  # req ok json; what became of it, or why nothing did
 
 # --- peer -> peer ------------------------------------------------------------------------------
 REPLICATE = 32  # req timeout_ms key ver phase home needed durable actor dead obj
@@ -67,7 +69,7 @@ FETCHED = 35  # req status counts obj
 ASK_ID = 36  # req timeout_ms key ver phase put_id
 ID_IS = 37  # req known obj
 REFUSED = 38  # req arc ver phase tie cur next; the sender's register is older than this one
-FORWARD = 39  # req message
+FORWARD = 39  # req message ver phase
 FORWARDED = 40  # req message
 PING = 41  # seq
 PONG = 42  # seq
@@ -75,6 +77,19 @@ ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]
 ROOTS_ARE = 44  # req differing: [arc, ...] unsynced: [arc, ...] of those asked
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
+GOSSIP = 47  # promise hash; promise: [n, r, w, partitions], hash: of everything known of the ring
+BUCKETS = 48  # hashes: [[bucket, hash], ...]; the answer to a GOSSIP with another hash
+ITEMS = 49  # items: [[key, item], ...] buckets: [[bucket, hash], ...] wanted back where they differ
+REGISTER = 50  # req arc ver phase tie cur next; adopt it, write it down, say so
+REGISTERED = 51  # req arc ver phase tie cur next; what is held now, on disk
+PROMISE = 52  # req arc ver; promise to serve no ballot below `ver` on this arc
+PROMISED = 53  # req arc ok ballot voted_ver voted_ballot
+VOTE = 54  # req arc ver ballot; agree that version `ver` switches
+VOTED = 55  # req arc ok ballot
+OFFER = 56  # req timeout_ms arc ver phase rows: [[storage_key, digest], ...] objs, as KEYS_ARE
+OFFERED = 57  # req ok want: [storage_key, ...]
+PING_FOR = 58  # seq target; probe it for me
+PONG_FOR = 59  # seq target; it answered
 
 B, N, S, L = bytes, int, str, list
 SHAPES: dict[int, tuple[type, ...]] = {
@@ -84,6 +99,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     STATUS: (N, N, N, S),
     FAULTS: (N, N, N, L),
     SCAN: (N, N, N, N, N, N, B, B, N),
+    CHANGE: (N, N, N, S, B),
     PUT_OK: (N, N, B, L, L, L),
     GET_OK: (N, N, B, L, L),
     CONFLICT: (N, N, B, L),
@@ -91,6 +107,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     RING_IS: (N, N, S, N, N, N, N, N, L, B, L),
     STATUS_IS: (N, N, B),
     SCAN_IS: (N, N, L, B, N),
+    CHANGED: (N, N, N, B),
     REPLICATE: (N, N, N, B, N, N, S, N, N, B, L, B),
     REPLICATE_OK: (N, N, N, N, B),
     FETCH: (N, N, N, B, N, N, B),
@@ -98,7 +115,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     ASK_ID: (N, N, N, B, N, N, B),
     ID_IS: (N, N, N, B),
     REFUSED: (N, N, N, N, N, N, L, L),
-    FORWARD: (N, N, L),
+    FORWARD: (N, N, L, N, N),
     FORWARDED: (N, N, L),
     PING: (N, N),
     PONG: (N, N),
@@ -106,6 +123,19 @@ SHAPES: dict[int, tuple[type, ...]] = {
     ROOTS_ARE: (N, N, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
+    GOSSIP: (N, L, N),
+    BUCKETS: (N, L),
+    ITEMS: (N, L, L),
+    REGISTER: (N, N, N, N, N, N, L, L),
+    REGISTERED: (N, N, N, N, N, N, L, L),
+    PROMISE: (N, N, N, N),
+    PROMISED: (N, N, N, N, N, N, N),
+    VOTE: (N, N, N, N, N),
+    VOTED: (N, N, N, N, N),
+    OFFER: (N, N, N, N, N, N, L, L),
+    OFFERED: (N, N, N, L),
+    PING_FOR: (N, N, S),
+    PONG_FOR: (N, N, S),
 }
 NAMES = {
     value: name
@@ -115,9 +145,11 @@ NAMES = {
     and value in SHAPES
     and name not in ("VERSION", "LIFE_BITS")
 }
-FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS, SCAN))
-TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS, SCAN_IS))
-FROM_PEER = frozenset(range(REPLICATE, KEYS_ARE + 1))
+FROM_CLIENT = frozenset((PUT, GET, RING, STATUS, FAULTS, SCAN, CHANGE))
+TO_CLIENT = frozenset((PUT_OK, GET_OK, CONFLICT, FAILED, RING_IS, STATUS_IS, SCAN_IS, CHANGED))
+FROM_PEER = frozenset(range(REPLICATE, PONG_FOR + 1))
+# What a node that does not belong to the ring may say: a joiner, or one that was removed.
+FROM_STRANGER = frozenset((GOSSIP, BUCKETS, ITEMS, REGISTERED, OFFER, PING, PONG))
 
 # PUT.mode
 CAUSAL = 0  # covers exactly `context`
@@ -145,7 +177,8 @@ KEY_TOO_LONG = 6
 TOO_MANY_SIBLINGS = 7
 BAD_CONTEXT = 8
 DISK_FULL = 9
-NOT_READY = 10
+NOT_READY = 10  # this node does not know its ring yet; nothing was done
+NOT_A_MEMBER = 11  # this node was removed from the ring, or has not joined it; nothing was done
 
 # REPLICATE.durable: 0, or
 SYNCED = 1  # stored and synced, or refused as NOT_DURABLE

@@ -28,11 +28,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
-
-import msgspec
 
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
@@ -68,10 +66,10 @@ from dynamo.core.messages import (
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
-from dynamo.core.ring import Member, Table
+from dynamo.core.ring import Member
+from dynamo.core.roster import Roster
 from dynamo.core.scanning import Scanning
 from dynamo.core.serving import Serving
-from dynamo.core.spaces import META
 from dynamo.core.writes import Writes
 
 Handler = Callable[[Any, Message, int], None]
@@ -96,41 +94,26 @@ class Cluster(NamedTuple):
         return f"Cluster({self.name!r})"
 
 
-class OtherMembers(ValueError):
-    """The store was filled in a ring of other members, where its keys had other owners."""
-
-
-def _remember_members(store: Any, members: list[Member], n: int) -> None:
-    # Owners follow from these alone (R1). With a changed list the node would own arcs of which it
-    # holds nothing, and answer "not found" in good faith.
-    found = [[m.name, m.zone, m.weight] for m in sorted(members)]
-    ours = msgspec.json.encode([n, found])
-    theirs = store.get(META, b"members")
-    if theirs is None:
-        store.put(META, b"members", ours)
-    elif theirs != ours:
-        raise OtherMembers(
-            f"the store belongs to a ring of members [name, zone, weight] and n {theirs.decode()}, "
-            f"and the configuration says {ours.decode()}: put the list back as it was; changing "
-            "the members of a ring is not possible yet"
-        )
-
-
 class Node:
     """One member of the ring, driven by a server or by the simulator."""
 
     def __init__(
         self,
         config: Config,
-        name: str,
-        members: list[Member],
+        me: Member,
+        founders: Sequence[Member],
         cluster: Cluster,
         store: Any,
         rng: random.Random,
         now_ms: int = 0,
+        seeds: Sequence[str] = (),
     ) -> None:
+        """`founders` make a new ring; `seeds` are peer addresses, "host:port", of one to join.
+
+        Both only matter where the store holds no ring.
+        """
         self.config = config
-        self.name = name
+        self.name = name = me.name
         self.cluster = cluster
         self.events: list[tuple[Any, ...]] = []
         self.stats: Counter[str] = Counter()
@@ -138,8 +121,8 @@ class Node:
         self._outbox: list[tuple[Any, Message]] = []
         self._now_ms = now_ms
         outbox = self._outbox
-        _remember_members(store, members, config.n)
-        self.table = Table(members, config.n, config.partitions)
+        self.roster = Roster(config, me, founders, store, self.events, self.stats)
+        self.table = self.roster.table
         self.replica = Replica(config, store, rng, self.events, self.stats)
         self.replica.load_ids(now_ms)
         # Request numbers begin anew, at random, in every life. History: built from the start
@@ -148,8 +131,7 @@ class Node:
         life = rng.getrandbits(LIFE_BITS)
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
-        peers = [member for member in self.table.names if member != name]
-        self.liveness = Liveness(config, peers, outbox, self.events, now_ms)
+        self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
         self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
         self.requests = Requests(
             config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
@@ -163,11 +145,12 @@ class Node:
         )
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.inspection = Inspection(
-            name, cluster.name, config, self.table, store, self.requests, self.handoff,
+            name, cluster.name, config, self.roster, store, self.requests, self.handoff,
             self.exchange, now_ms,
         )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
+        self.roster.confirm()  # until gossip does
         # Before anything else: the identity and the start counter of this life are on disk.
         store.commit(sync=True)
 
@@ -315,7 +298,7 @@ class Node:
 
     def check_rows(self) -> None:
         """Assert what needs every row: the table, roots and the hint index."""
-        self.table.check()
+        self.roster.check()
         self.replica.check()
         self.handoff.check()
 

@@ -396,7 +396,8 @@ class Forward(Operation):
                 due_ms += 2 * requests.config.hedge_ms_max
             if not self.open:
                 requests.enter(self, due_ms)
-            requests.outbox.append((owner, (FORWARD, self.req, message)))
+            register = requests.table.registers[self.arc]
+            requests.outbox.append((owner, (FORWARD, self.req, message, *register[:2])))
             return due_ms
         self.done = True
         requests.close(self)

@@ -30,7 +30,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from dynamo.core.node import Node, OtherMembers
+from dynamo.core.node import Node
 from dynamo.server import logs
 from dynamo.server.config import ConfigError, Settings, load
 from dynamo.server.loop import Server, StartError, monotonic_ms
@@ -59,7 +59,7 @@ def start(path: Path, exit_with_stdin: bool = False) -> int:
         return _run(settings, wake, exit_with_stdin)
     except StoreFailed as error:
         _die("the store failed; nothing of the last step was sent", error)
-    except (ConfigError, StartError, StoreError, OtherMembers) as error:
+    except (ConfigError, StartError, StoreError) as error:
         return _refuse(str(error))
     except Exception as error:
         _die("a bug: the node ends rather than go on in an unknown state", error)
@@ -79,11 +79,7 @@ def _run(settings: Settings, wake: int, exit_with_stdin: bool) -> int:
     watch: dict[int, Callable[[], None]] = {wake: lambda: _stop(server, wake)}
     if exit_with_stdin:
         watch[0] = lambda: _stop(server, 0)
-    try:
-        node = _make_node(settings, store)
-    except OtherMembers:
-        store.close(clean=True)
-        raise
+    node = _make_node(settings, store)
     server = Server(settings, node, watch)
     try:
         server.open()
@@ -107,7 +103,7 @@ def _make_node(settings: Settings, store: Store) -> Node:
     rng = random.Random(os.urandom(16))
     return Node(
         settings.config,
-        settings.name,
+        next(member for member in settings.members if member.name == settings.name),
         settings.members,
         settings.cluster,
         store,

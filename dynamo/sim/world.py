@@ -121,6 +121,9 @@ class World:
         self._new_disk(host)
         return host
 
+    def _member(self, name: str) -> ring.Member:
+        return next(member for member in self.members if member.name == name)
+
     def _new_disk(self, host: Host) -> None:
         host.disk = self._disks()
         host.disk.watch = partial(self._committed, host)
@@ -238,7 +241,8 @@ class World:
         rng = random.Random(f"{self.seed}/node/{name}/{host.lives}")
         try:
             host.node = Node(
-                self.config, name, self.members, CLUSTER, host.disk, rng, host.clock(self.now_ms)
+                self.config, self._member(name), self.members, CLUSTER, host.disk, rng,
+                host.clock(self.now_ms),
             )  # fmt: skip
         except (PowerCut, StoreError):
             self.kill(name)

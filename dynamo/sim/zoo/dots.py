@@ -24,9 +24,9 @@ def actor_survives_its_disk(plant: Plant) -> None:
     """A wiped node counts on from zero under its old names, and nobody tells it."""
     real_init, real_mint = Node.__init__, Replica.mint
 
-    def init(self: Node, config: Any, name: str, *rest: Any) -> None:
-        real_init(self, config, name, *rest)
-        self.replica._incarnation = name.encode().ljust(16, b".")
+    def init(self: Node, config: Any, me: Any, *rest: Any) -> None:
+        real_init(self, config, me, *rest)
+        self.replica._incarnation = me.name.encode().ljust(16, b".")
         self.replica._prefixes.clear()
 
     plant.set(Node, "__init__", init)

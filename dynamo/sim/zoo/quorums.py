@@ -96,11 +96,11 @@ def numbers_begin_alike(plant: Plant) -> None:
     """Request numbers are the same in every life: a slow answer to one counts in the next."""
     real = Node.__init__
 
-    def init(self: Node, config: Any, name: str, members: Any, cluster: Any, store: Any,
-             rng: random.Random, now_ms: int = 0) -> None:  # fmt: skip
+    def init(self: Node, config: Any, me: Any, founders: Any, cluster: Any, store: Any,
+             rng: random.Random, *rest: Any) -> None:  # fmt: skip
         rng.getrandbits = lambda k: 0  # type: ignore[method-assign]
         try:
-            real(self, config, name, members, cluster, store, rng, now_ms)
+            real(self, config, me, founders, cluster, store, rng, *rest)
         finally:
             del rng.getrandbits
 

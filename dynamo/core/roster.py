@@ -1,0 +1,564 @@
+"""What this node knows of the ring, item by item: the one door through which that changes.
+
+An item is a key and a tuple of plain values. Items merge one by one, each kind by an order of its
+own, so any two nodes that have seen the same items, in whatever order, know the same (G1):
+
+    n/NAME   Record    who it is and where; written by the node itself     higher incarnation
+    w/NAME   Wish      whether it belongs to the ring; written by people   out of the ring, ver
+    s/NAME   Staged    what people intend with it, until they commit       ver
+    t/NUMBER Task      a committed change                                  state
+    r/ARC    Register  the owners of an arc now                            (ver, phase, tie)
+    g/ARC    Goal      the owners it shall have                            (ver, tie)
+
+Everything is written down in the step that brings it. Nothing here knows of messages (`gossip`)
+or of how an arc gets from its register to its goal (`moves`).
+
+Invariants
+  G1  Merging is commutative, associative and idempotent; an item never falls in its order.
+  G2  Who has left or was removed stays so: whatever else arrives, under whatever counter.
+  G3  An item that is malformed, or whose counter jumps by more than JUMP_MAX, is neither taken nor
+      passed on. (History: one flipped bit in a gossiped counter stopped a whole storage service.)
+  G4  Only the node itself writes its record. What others claim of it under a counter as high as
+      its own, it refutes with a higher one.
+  G5  A store that has never been told of the ring by another node does not serve: it cannot know
+      whether the founders' table still holds. (A disk that was lost looks like a new one.)
+
+Sources: Das et al., SWIM, 2002 (incarnations); Dynamo §4.8; DESIGN §8.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import mmh3
+import msgspec
+
+from dynamo.core import ring
+from dynamo.core.config import Config
+from dynamo.core.messages import NOT_A_MEMBER, NOT_READY, Malformed
+from dynamo.core.planner import tie_of
+from dynamo.core.ring import Member, Register, Table
+from dynamo.core.spaces import RING
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+JUMP_MAX = 1 << 20  # by which a counter may exceed the one known here
+COUNTER_MAX = 1 << 48
+NODES_MAX = 4_096  # names, of whatever state
+TASKS_MAX = 32  # the latest ones are kept
+ARGS_MAX = 8
+
+BUCKET_ARCS = 32
+OTHERS = 1 << 16  # buckets from here on hold what is not of an arc
+OTHER_BUCKETS = 16
+
+# Wish.status
+OUT, IN, LEAVING, LEFT, REMOVED = range(5)
+STATUS_NAMES = ("out", "in", "leaving", "left", "removed")
+# Wish.flags
+FORCED = 1  # its copies are given up: it counts for no quorum of a ring change any more
+DISCARD = 2  # should it come back, its rows are not wanted
+
+RUNNING, ABORTED = range(2)  # Task.state
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[Any]).decode
+_digest = mmh3.mmh3_x64_128_digest
+
+
+class Record(NamedTuple):
+    """Who and where a node is, in its own words."""
+
+    incarnation: int
+    host: str
+    client_port: int
+    peer_port: int
+    zone: str
+
+
+class Wish(NamedTuple):
+    """What people want of a node: in the ring or not, with which weight."""
+
+    ver: int
+    status: int
+    weight: int
+    flags: int
+
+
+class Staged(NamedTuple):
+    """A change that waits for its commit; verb "" for one that was taken back."""
+
+    ver: int
+    verb: str
+    args: tuple[str, ...]
+
+
+class Task(NamedTuple):
+    """A committed change: what it consists of, as (verb, node, args...), and what it replaced."""
+
+    state: int
+    started_wall_ms: int
+    verbs: tuple[tuple[str, ...], ...]
+    before: tuple[tuple[Any, ...], ...]  # (name, status, weight) of each wish that it changed
+
+
+class Goal(NamedTuple):
+    """The owners an arc shall have; `ver` is the number of the task that wants it."""
+
+    ver: int
+    tie: int
+    owners: tuple[str, ...]
+
+
+NO_GOAL = Goal(0, 0, ())
+UNKNOWN = Register(0, 0, 0, (), ())  # of an arc, before anything was heard of the ring
+Item = tuple[Any, ...]
+
+
+class Roster:
+    """Records, wishes, registers and goals; `table` is made of them, and follows."""
+
+    __slots__ = (
+        "_buckets",
+        "_config",
+        "_incarnation",
+        "_store",
+        "closed",
+        "confirmed",
+        "events",
+        "goals",
+        "hash",
+        "me",
+        "moved",
+        "name",
+        "news",
+        "people",
+        "records",
+        "staged",
+        "stats",
+        "table",
+        "tasks",
+        "wishes",
+    )
+
+    def __init__(
+        self,
+        config: Config,
+        me: Member,
+        founders: Sequence[Member],
+        store: Any,
+        events: list[tuple[Any, ...]],
+        stats: Counter[str],
+    ) -> None:
+        """`founders`: the members of a ring that is new; none for a node that wants to join one.
+
+        They matter only to a store that holds no ring.
+        """
+        self._config = config
+        self._store = store
+        self.me = me
+        self.name = me.name
+        self.events = events
+        self.stats = stats
+        self.records: dict[str, Record] = {}
+        self.wishes: dict[str, Wish] = {}
+        self.staged: dict[str, Staged] = {}
+        self.tasks: dict[int, Task] = {}
+        self.goals = [NO_GOAL] * config.partitions
+        self.hash = 0
+        self._buckets: dict[int, int] = {}
+        self.news: dict[str, None] = {}  # keys of what changed here; whoever spreads it clears it
+        self.moved: dict[int, None] = {}  # arcs whose register or goal changed; `moves` clears it
+        self.people = 0  # grows whenever a node comes, goes, or changes its address
+        # Why requests are refused, as (code, text): None while this node serves.
+        self.closed: tuple[int, str] | None = None
+        self.table = Table((), config.n, config.partitions, [UNKNOWN] * config.partitions)
+        held = store.get(RING, b"confirmed")
+        self.confirmed = held is not None or (len(founders) == 1 and founders[0].name == me.name)
+        self._load()
+        if not self.table.registers[0].ver and founders:
+            self._found(founders)
+        for founder in founders:
+            if self.status(founder.name) == OUT:  # people expect it to join by being listed
+                events.append(("listed and no member", founder.name))
+        self._introduce()
+        self._settle()
+
+    # --- from the disk, or from nothing -----------------------------------------------------------
+
+    def _load(self) -> None:
+        for key, value in list(self._store.scan(RING)):
+            name = key.decode()
+            if name[1:2] == "/" and name[0] in _KINDS:
+                self._set(name, _KINDS[name[0]].parse(tuple(_decode(value))), stored=True)
+        self.moved.clear()
+        self.news.clear()
+
+    def _found(self, founders: Sequence[Member]) -> None:
+        for member in founders:
+            name, host, client_port, peer_port, zone, weight = member
+            if name != self.name:
+                self._set("n/" + name, Record(0, host, client_port, peer_port, zone))
+            self._set("w/" + name, Wish(1, IN, weight, 0))
+        first = Table(founders, self._config.n, self._config.partitions)
+        for arc, register in enumerate(first.registers):
+            self._set(f"r/{arc}", register)
+
+    def _introduce(self) -> None:
+        """Write the own record, under a higher incarnation if anything in it is new."""
+        known = self.records.get(self.name)
+        mine = Record(0, self.me.host, self.me.client_port, self.me.peer_port, self.me.zone)
+        if known is None:
+            self._set("n/" + self.name, mine._replace(incarnation=1))
+        elif known[1:] != mine[1:]:
+            self._set("n/" + self.name, mine._replace(incarnation=known.incarnation + 1))
+
+    def confirm(self) -> None:
+        """Another node has told what it knows, and it was taken in (G5)."""
+        if not self.confirmed:
+            self.confirmed = True
+            self._store.put(RING, b"confirmed", b"")
+            self._settle()
+
+    # --- what follows from the items --------------------------------------------------------------
+
+    def status(self, name: str) -> int:
+        """OUT, IN, LEAVING, LEFT or REMOVED."""
+        wish = self.wishes.get(name)
+        return OUT if wish is None else wish.status
+
+    def gone(self, name: str) -> bool:
+        """Whether a node is out of the ring for good."""
+        return self.status(name) >= LEFT
+
+    def forced(self, name: str) -> bool:
+        """Whether people gave up the copies of a node that is gone."""
+        wish = self.wishes.get(name)
+        return wish is not None and wish.status == REMOVED and bool(wish.flags & FORCED)
+
+    def peers(self) -> list[str]:
+        """Every other node that is not gone for good, member or not yet."""
+        return [name for name in sorted(self.records) if name != self.name and not self.gone(name)]
+
+    def member(self, name: str) -> Member | None:
+        """A node's address, zone and weight; None if nothing is known of it."""
+        record = self.records.get(name)
+        if record is None:
+            return None
+        wish = self.wishes.get(name)
+        return Member(name, *record[1:4], record.zone, wish.weight if wish else 1)
+
+    def planned(self) -> dict[str, tuple[str, int]]:
+        """What the planner may give arcs to: name -> (zone, weight) of all that are to stay."""
+        return {
+            name: (self.records[name].zone if name in self.records else "", wish.weight)
+            for name, wish in sorted(self.wishes.items())
+            if wish.status == IN
+        }
+
+    def _settle(self) -> None:
+        """Make the table's members, and whether this node serves, follow from the items."""
+        inside = [n for n, wish in sorted(self.wishes.items()) if wish.status in (IN, LEAVING)]
+        found = [member for member in map(self.member, inside) if member is not None]
+        if found != list(self.table.members.values()):
+            self.table.set_members(found)
+        self.people += 1
+        self.closed = self._why_closed()
+
+    def _why_closed(self) -> tuple[int, str] | None:
+        status = self.status(self.name)
+        if status == LEFT:
+            return NOT_A_MEMBER, f"{self.name} has left the ring: ask another node"
+        if status == REMOVED:
+            return NOT_A_MEMBER, f"{self.name} was removed from the ring: ask another node"
+        if not self.confirmed:
+            return NOT_READY, f"{self.name} has not heard from another node of its ring yet"
+        if status == OUT:
+            return NOT_A_MEMBER, (
+                f"{self.name} does not belong to the ring yet: stage it with `dynamo cluster join "
+                f"{self.name}` and commit"
+            )
+        if not self.table.registers[0].ver:
+            return NOT_READY, f"{self.name} is still learning who owns what"
+        return None
+
+    # --- changes ----------------------------------------------------------------------------------
+
+    def take(self, key: Any, item: Any) -> bool:
+        """Merge one item from elsewhere; say whether it was news. Raises `Malformed`."""
+        new = self._parsed(key, item)
+        held = self.item(key)
+        if key == "n/" + self.name:
+            return self._refute(new)
+        if held is not None and _KINDS[key[0]].order(new) <= _KINDS[key[0]].order(held):
+            return False
+        if held is None and not self._has_room(key):
+            self.stats["ring_items_refused"] += 1
+            return False
+        self._set(key, new)
+        if key[0] in "nw":
+            self._settle()
+        return True
+
+    def adopt(self, arc: int, register: Register) -> bool:
+        """Take a register if it is above the one held (R3); say whether it was."""
+        if register[:3] <= self.table.registers[arc][:3]:
+            return False
+        first = not self.table.registers[arc].ver
+        self._set(f"r/{arc}", register)
+        if first and self.closed:
+            self._settle()
+        return True
+
+    def change(self, key: str, item: Item) -> None:
+        """Write an item of this node's own making; it must be above the one held."""
+        assert self.take(key, item), f"{key} falls"
+
+    def _refute(self, claimed: Record) -> bool:
+        mine = self.records[self.name]
+        if claimed.incarnation < mine.incarnation or claimed == mine:
+            return False
+        self.stats["claims_refuted"] += 1
+        self._set("n/" + self.name, mine._replace(incarnation=claimed.incarnation + 1))
+        return True
+
+    def _parsed(self, key: Any, item: Any) -> Any:
+        """The item as its kind, checked in every field (G3)."""
+        if type(key) is not str or key[1:2] != "/" or key[0] not in _KINDS:
+            raise Malformed("an item of the ring under no known key")
+        kind, rest = _KINDS[key[0]], key[2:]
+        if kind.of_arc:
+            if not rest.isdecimal() or key != f"{key[0]}/{int(rest)}":
+                raise Malformed("an item of an arc that has no number")
+            if int(rest) >= self._config.partitions:
+                raise Malformed("an item of an arc that this ring has not")
+        elif key[0] == "t":
+            if not rest.isdecimal() or not 0 < int(rest) < COUNTER_MAX:
+                raise Malformed("a task without a number")
+        elif not NAME.fullmatch(rest):
+            raise Malformed("an item of a node without a proper name")
+        try:
+            new = kind.parse(tuple(item))
+        except (TypeError, ValueError, IndexError, AttributeError):
+            raise Malformed(f"an item {key[0]} of the wrong shape") from None
+        held = self.item(key)
+        if kind.counter(new) - (kind.counter(held) if held is not None else 0) > kind.jump_max:
+            raise Malformed(f"an item {key[0]} whose counter jumps too far")
+        return new
+
+    def _has_room(self, key: str) -> bool:
+        if key[0] == "n":
+            return len(self.records) < NODES_MAX
+        if key[0] in "ws":
+            return len(self.wishes) < NODES_MAX and len(self.staged) < NODES_MAX
+        if key[0] == "t":
+            return len(self.tasks) < TASKS_MAX or int(key[2:]) > min(self.tasks)
+        return True
+
+    def _set(self, key: str, item: Any, stored: bool = False) -> None:
+        """The only place where an item changes."""
+        held = self.item(key)
+        if held is not None:
+            self._toggle(key, _encode(held))
+        value = _encode(item)
+        self._toggle(key, value)
+        if not stored:
+            self._store.put(RING, key.encode(), value)
+        self.news[key] = None
+        _KINDS[key[0]].put(self, key[2:], item)
+
+    def _toggle(self, key: str, value: bytes) -> None:
+        digest = int.from_bytes(_digest(key.encode() + b"=" + value)[:8], "big") >> 1
+        self.hash ^= digest
+        bucket = bucket_of(key)
+        self._buckets[bucket] = self._buckets.get(bucket, 0) ^ digest
+
+    def _put_register(self, rest: str, register: Register) -> None:
+        arc = int(rest)
+        self.table.adopt(arc, register)
+        self.moved[arc] = None
+
+    def _put_goal(self, rest: str, goal: Goal) -> None:
+        arc = int(rest)
+        self.goals[arc] = goal
+        self.moved[arc] = None
+
+    def _put_task(self, rest: str, task: Task) -> None:
+        self.tasks[int(rest)] = task
+        while len(self.tasks) > TASKS_MAX:
+            oldest = min(self.tasks)
+            self._toggle(f"t/{oldest}", _encode(self.tasks.pop(oldest)))
+            self._store.delete(RING, f"t/{oldest}".encode())
+
+    # --- for gossip -------------------------------------------------------------------------------
+
+    def item(self, key: str) -> Any:
+        """The item held under a key, None for none."""
+        rest = key[2:]
+        if key[0] == "r":
+            register = self.table.registers[int(rest)]
+            return register if register.ver else None
+        if key[0] == "g":
+            goal = self.goals[int(rest)]
+            return goal if goal.ver else None
+        if key[0] == "t":
+            return self.tasks.get(int(rest))
+        if key[0] == "n":
+            return self.records.get(rest)
+        return self.wishes.get(rest) if key[0] == "w" else self.staged.get(rest)
+
+    def buckets(self) -> list[list[int]]:
+        """[bucket, hash] of every bucket that holds anything."""
+        return [[bucket, found] for bucket, found in sorted(self._buckets.items()) if found]
+
+    def bucket_hash(self, bucket: int) -> int:
+        return self._buckets.get(bucket, 0)
+
+    def keys_in(self, bucket: int) -> list[str]:
+        """The keys of everything that a bucket holds."""
+        if bucket < OTHERS:
+            first = bucket * BUCKET_ARCS
+            arcs = range(first, min(first + BUCKET_ARCS, self._config.partitions))
+            keys = [f"{kind}/{arc}" for arc in arcs for kind in "rg"]
+            return [key for key in keys if self.item(key) is not None]
+        named: list[tuple[str, dict[str, Any]]] = [
+            ("n/", self.records),
+            ("w/", self.wishes),
+            ("s/", self.staged),
+        ]
+        keys = [kind + name for kind, held in named for name in sorted(held)]
+        keys += [f"t/{number}" for number in sorted(self.tasks)]
+        return [key for key in keys if bucket_of(key) == bucket]
+
+    def check(self) -> None:
+        """Assert that hashes and table follow from the items (G1)."""
+        self.table.check()
+        total, rows = 0, dict(self._store.scan(RING))
+        for bucket in [*range(-(-self._config.partitions // BUCKET_ARCS)), *_OTHER]:
+            for key in self.keys_in(bucket):
+                value = _encode(self.item(key))
+                assert rows[key.encode()] == value, "what is known is on disk"
+                total ^= int.from_bytes(_digest(key.encode() + b"=" + value)[:8], "big") >> 1
+        assert total == self.hash, "G1: the hash is of everything known"
+
+
+def bucket_of(key: str) -> int:
+    """Which bucket an item is compared in."""
+    if key[0] in "rg":
+        return int(key[2:]) // BUCKET_ARCS
+    return OTHERS + mmh3.hash(key, signed=False) % OTHER_BUCKETS
+
+
+_OTHER = range(OTHERS, OTHERS + OTHER_BUCKETS)
+
+
+class _Kind(NamedTuple):
+    """How items of one kind are read, ordered and kept."""
+
+    parse: Callable[[Item], Any]
+    order: Callable[[Any], Any]
+    counter: Callable[[Any], int]
+    put: Callable[[Roster, str, Any], None]
+    of_arc: bool = False
+    jump_max: int = JUMP_MAX
+
+
+def _int(value: Any, least: int = 0, most: int = COUNTER_MAX) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(value)
+    return value
+
+
+def _text(value: Any, most: int = 256) -> str:
+    if type(value) is not str or len(value) > most or not value.isprintable():
+        raise ValueError(value)
+    return value
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    names = tuple(value)
+    if len(names) > 255 or len(dict.fromkeys(names)) != len(names):
+        raise ValueError(value)
+    if not all(type(name) is str and NAME.fullmatch(name) for name in names):
+        raise ValueError(value)
+    return names
+
+
+def _record(item: Item) -> Record:
+    incarnation, host, client_port, peer_port, zone = item
+    ports = _int(client_port, 1, 65_535), _int(peer_port, 1, 65_535)
+    return Record(_int(incarnation), _text(host), *ports, _text(zone, 64))
+
+
+def _wish(item: Item) -> Wish:
+    ver, status, weight, flags = item
+    return Wish(_int(ver, 1), _int(status, OUT, REMOVED), _int(weight, 1, 1 << 20), _int(flags))
+
+
+def _staged(item: Item) -> Staged:
+    ver, verb, args = item
+    if len(args) > ARGS_MAX:
+        raise ValueError(args)
+    return Staged(_int(ver, 1), _text(verb, 16), tuple(_text(arg) for arg in args))
+
+
+def _task(item: Item) -> Task:
+    state, started_wall_ms, verbs, before = item
+    if len(verbs) > NODES_MAX or len(before) > NODES_MAX:
+        raise ValueError(item)
+    return Task(
+        _int(state, RUNNING, ABORTED),
+        _int(started_wall_ms),
+        tuple(tuple(_text(part) for part in verb[:ARGS_MAX]) for verb in verbs),
+        tuple((_text(n), _int(status, OUT, REMOVED), _int(w)) for n, status, w in before),
+    )
+
+
+def read_register(item: Iterable[Any]) -> Register:
+    """A register from outside. Raises ValueError or TypeError for anything that is none."""
+    ver, phase, tie, cur, coming = item
+    register = Register(
+        _int(ver, 1), _int(phase, ring.STABLE, ring.DONE), _int(tie, 0, 1 << 63), _names(cur),
+        _names(coming),
+    )  # fmt: skip
+    moving = register.phase in (ring.COPYING, ring.SWITCHED)
+    if not register.cur or moving != bool(register.next):
+        raise ValueError("no owners, or owners to be without a move")
+    if register.tie != tie_of(register.cur, register.next):
+        raise ValueError("a tie that is not of these owners")
+    return register
+
+
+def _goal(item: Item) -> Goal:
+    ver, tie, owners = item
+    goal = Goal(_int(ver, 1), _int(tie, 0, 1 << 63), _names(owners))
+    if not goal.owners or goal.tie != tie_of(goal.owners, ()):
+        raise ValueError("no owners, or a tie that is not theirs")
+    return goal
+
+
+def _nothing(item: Any) -> int:
+    return 0
+
+
+def _into(what: str) -> Callable[[Roster, str, Any], None]:
+    def put(roster: Roster, rest: str, item: Any) -> None:
+        getattr(roster, what)[rest] = item
+
+    return put
+
+
+_KINDS: dict[str, _Kind] = {
+    "n": _Kind(_record, lambda x: x, lambda x: x.incarnation, _into("records")),
+    "w": _Kind(_wish, lambda x: (x.status >= LEFT, x), lambda x: x.ver, _into("wishes")),
+    "s": _Kind(_staged, lambda x: x, lambda x: x.ver, _into("staged")),
+    "t": _Kind(_task, lambda x: x, _nothing, Roster._put_task),
+    "r": _Kind(
+        read_register, lambda x: x[:3], lambda x: x.round, Roster._put_register, of_arc=True
+    ),
+    "g": _Kind(
+        _goal, lambda x: x, lambda x: x.ver >> ring.BALLOT_BITS, Roster._put_goal, of_arc=True
+    ),
+}
