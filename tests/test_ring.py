@@ -79,11 +79,11 @@ def test_a_register_never_falls():
 
 def test_clients_can_read_the_packed_owners():
     table = Table(members(5), 3, 16)
-    packed = table.packed_owners()
+    names, packed = table.packed_owners()
     at = 0
     for arc in range(16):
         count = packed[at]
         indices = [int.from_bytes(packed[i : i + 2], "big") for i in range(at + 1, at + 7, 2)]
-        assert tuple(table.names[i] for i in indices) == table.owners(arc)
+        assert tuple(names[i] for i in indices) == table.owners(arc)
         at += 1 + 2 * count
     assert at == len(packed)
