@@ -1,14 +1,7 @@
 """What this node knows of the ring, item by item: the one door through which that changes.
 
 An item is a key and a tuple of plain values. Items merge one by one, each kind by an order of its
-own, so any two nodes that have seen the same items, in whatever order, know the same (G1):
-
-    n/NAME   Record    who it is and where; written by the node itself     higher incarnation
-    w/NAME   Wish      whether it belongs to the ring; written by people   out of the ring, ver
-    s/NAME   Staged    what people intend with it, until they commit       ver
-    t/NUMBER Task      a committed change                                  state
-    r/ARC    Register  the owners of an arc now                            (ver, phase, tie)
-    g/ARC    Goal      the owners it shall have                            (ver, tie)
+own (see `items`), so any two nodes that have seen the same, in whatever order, know the same (G1).
 
 Everything is written down in the step that brings it. Nothing here knows of messages (`gossip`)
 or of how an arc gets from its register to its goal (`moves`).
@@ -28,93 +21,46 @@ Sources: Das et al., SWIM, 2002 (incarnations); Dynamo §4.8; DESIGN §8.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import mmh3
 import msgspec
 
-from dynamo.core import ring
 from dynamo.core.config import Config
+from dynamo.core.items import (
+    BUCKET_ARCS,
+    COUNTER_MAX,
+    FORCED,
+    IN,
+    JUMP_MAX,
+    KINDS,
+    LEAVING,
+    LEFT,
+    NAME,
+    NO_GOAL,
+    NODES_MAX,
+    OTHER_BUCKETS,
+    OTHERS,
+    OUT,
+    REMOVED,
+    TASKS_MAX,
+    UNKNOWN,
+    Item,
+    Record,
+    Staged,
+    Task,
+    Wish,
+    bucket_of,
+)
 from dynamo.core.messages import NOT_A_MEMBER, NOT_READY, Malformed
-from dynamo.core.planner import tie_of
 from dynamo.core.ring import Member, Register, Table
 from dynamo.core.spaces import RING
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-JUMP_MAX = 1 << 20  # by which a counter may exceed the one known here
-COUNTER_MAX = 1 << 48
-NODES_MAX = 4_096  # names, of whatever state
-TASKS_MAX = 32  # the latest ones are kept
-ARGS_MAX = 8
-
-BUCKET_ARCS = 32
-OTHERS = 1 << 16  # buckets from here on hold what is not of an arc
-OTHER_BUCKETS = 16
-
-# Wish.status
-OUT, IN, LEAVING, LEFT, REMOVED = range(5)
-STATUS_NAMES = ("out", "in", "leaving", "left", "removed")
-# Wish.flags
-FORCED = 1  # its copies are given up: it counts for no quorum of a ring change any more
-DISCARD = 2  # should it come back, its rows are not wanted
-
-RUNNING, ABORTED = range(2)  # Task.state
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
 _digest = mmh3.mmh3_x64_128_digest
-
-
-class Record(NamedTuple):
-    """Who and where a node is, in its own words."""
-
-    incarnation: int
-    host: str
-    client_port: int
-    peer_port: int
-    zone: str
-
-
-class Wish(NamedTuple):
-    """What people want of a node: in the ring or not, with which weight."""
-
-    ver: int
-    status: int
-    weight: int
-    flags: int
-
-
-class Staged(NamedTuple):
-    """A change that waits for its commit; verb "" for one that was taken back."""
-
-    ver: int
-    verb: str
-    args: tuple[str, ...]
-
-
-class Task(NamedTuple):
-    """A committed change: what it consists of, as (verb, node, args...), and what it replaced."""
-
-    state: int
-    started_wall_ms: int
-    verbs: tuple[tuple[str, ...], ...]
-    before: tuple[tuple[Any, ...], ...]  # (name, status, weight) of each wish that it changed
-
-
-class Goal(NamedTuple):
-    """The owners an arc shall have; `ver` is the number of the task that wants it."""
-
-    ver: int
-    tie: int
-    owners: tuple[str, ...]
-
-
-NO_GOAL = Goal(0, 0, ())
-UNKNOWN = Register(0, 0, 0, (), ())  # of an arc, before anything was heard of the ring
-Item = tuple[Any, ...]
 
 
 class Roster:
@@ -123,7 +69,7 @@ class Roster:
     __slots__ = (
         "_buckets",
         "_config",
-        "_incarnation",
+        "_named",
         "_store",
         "closed",
         "confirmed",
@@ -165,6 +111,9 @@ class Roster:
         self.records: dict[str, Record] = {}
         self.wishes: dict[str, Wish] = {}
         self.staged: dict[str, Staged] = {}
+        self._named: dict[str, dict[str, Any]] = {
+            "n": self.records, "w": self.wishes, "s": self.staged
+        }  # fmt: skip
         self.tasks: dict[int, Task] = {}
         self.goals = [NO_GOAL] * config.partitions
         self.hash = 0
@@ -191,8 +140,8 @@ class Roster:
     def _load(self) -> None:
         for key, value in list(self._store.scan(RING)):
             name = key.decode()
-            if name[1:2] == "/" and name[0] in _KINDS:
-                self._set(name, _KINDS[name[0]].parse(tuple(_decode(value))), stored=True)
+            if name[1:2] == "/" and name[0] in KINDS:
+                self._set(name, KINDS[name[0]].parse(tuple(_decode(value))), stored=True)
         self.moved.clear()
         self.news.clear()
 
@@ -292,7 +241,7 @@ class Roster:
         held = self.item(key)
         if key == "n/" + self.name:
             return self._refute(new)
-        if held is not None and _KINDS[key[0]].order(new) <= _KINDS[key[0]].order(held):
+        if held is not None and KINDS[key[0]].order(new) <= KINDS[key[0]].order(held):
             return False
         if held is None and not self._has_room(key):
             self.stats["ring_items_refused"] += 1
@@ -326,9 +275,9 @@ class Roster:
 
     def _parsed(self, key: Any, item: Any) -> Any:
         """The item as its kind, checked in every field (G3)."""
-        if type(key) is not str or key[1:2] != "/" or key[0] not in _KINDS:
+        if type(key) is not str or key[1:2] != "/" or key[0] not in KINDS:
             raise Malformed("an item of the ring under no known key")
-        kind, rest = _KINDS[key[0]], key[2:]
+        kind, rest = KINDS[key[0]], key[2:]
         if kind.of_arc:
             if not rest.isdecimal() or key != f"{key[0]}/{int(rest)}":
                 raise Malformed("an item of an arc that has no number")
@@ -344,7 +293,7 @@ class Roster:
         except (TypeError, ValueError, IndexError, AttributeError):
             raise Malformed(f"an item {key[0]} of the wrong shape") from None
         held = self.item(key)
-        if kind.counter(new) - (kind.counter(held) if held is not None else 0) > kind.jump_max:
+        if kind.counter(new) - (kind.counter(held) if held is not None else 0) > JUMP_MAX:
             raise Malformed(f"an item {key[0]} whose counter jumps too far")
         return new
 
@@ -367,7 +316,17 @@ class Roster:
         if not stored:
             self._store.put(RING, key.encode(), value)
         self.news[key] = None
-        _KINDS[key[0]].put(self, key[2:], item)
+        kind, rest = key[0], key[2:]
+        if kind == "r":
+            self._put_register(int(rest), item)
+        elif kind == "g":
+            self.goals[int(rest)] = item
+            self.moved[int(rest)] = None
+        elif kind == "t":
+            self._put_task(int(rest), item)
+        else:
+            held_by_name: dict[str, Any] = self._named[kind]
+            held_by_name[rest] = item
 
     def _toggle(self, key: str, value: bytes) -> None:
         digest = int.from_bytes(_digest(key.encode() + b"=" + value)[:8], "big") >> 1
@@ -375,18 +334,12 @@ class Roster:
         bucket = bucket_of(key)
         self._buckets[bucket] = self._buckets.get(bucket, 0) ^ digest
 
-    def _put_register(self, rest: str, register: Register) -> None:
-        arc = int(rest)
+    def _put_register(self, arc: int, register: Register) -> None:
         self.table.adopt(arc, register)
         self.moved[arc] = None
 
-    def _put_goal(self, rest: str, goal: Goal) -> None:
-        arc = int(rest)
-        self.goals[arc] = goal
-        self.moved[arc] = None
-
-    def _put_task(self, rest: str, task: Task) -> None:
-        self.tasks[int(rest)] = task
+    def _put_task(self, number: int, task: Task) -> None:
+        self.tasks[number] = task
         while len(self.tasks) > TASKS_MAX:
             oldest = min(self.tasks)
             self._toggle(f"t/{oldest}", _encode(self.tasks.pop(oldest)))
@@ -405,9 +358,7 @@ class Roster:
             return goal if goal.ver else None
         if key[0] == "t":
             return self.tasks.get(int(rest))
-        if key[0] == "n":
-            return self.records.get(rest)
-        return self.wishes.get(rest) if key[0] == "w" else self.staged.get(rest)
+        return self._named[key[0]].get(rest)
 
     def buckets(self) -> list[list[int]]:
         """[bucket, hash] of every bucket that holds anything."""
@@ -423,12 +374,7 @@ class Roster:
             arcs = range(first, min(first + BUCKET_ARCS, self._config.partitions))
             keys = [f"{kind}/{arc}" for arc in arcs for kind in "rg"]
             return [key for key in keys if self.item(key) is not None]
-        named: list[tuple[str, dict[str, Any]]] = [
-            ("n/", self.records),
-            ("w/", self.wishes),
-            ("s/", self.staged),
-        ]
-        keys = [kind + name for kind, held in named for name in sorted(held)]
+        keys = [f"{kind}/{name}" for kind, held in self._named.items() for name in sorted(held)]
         keys += [f"t/{number}" for number in sorted(self.tasks)]
         return [key for key in keys if bucket_of(key) == bucket]
 
@@ -436,129 +382,12 @@ class Roster:
         """Assert that hashes and table follow from the items (G1)."""
         self.table.check()
         total, rows = 0, dict(self._store.scan(RING))
-        for bucket in [*range(-(-self._config.partitions // BUCKET_ARCS)), *_OTHER]:
+        for bucket in [
+            *range(-(-self._config.partitions // BUCKET_ARCS)),
+            *range(OTHERS, OTHERS + OTHER_BUCKETS),
+        ]:
             for key in self.keys_in(bucket):
                 value = _encode(self.item(key))
                 assert rows[key.encode()] == value, "what is known is on disk"
                 total ^= int.from_bytes(_digest(key.encode() + b"=" + value)[:8], "big") >> 1
         assert total == self.hash, "G1: the hash is of everything known"
-
-
-def bucket_of(key: str) -> int:
-    """Which bucket an item is compared in."""
-    if key[0] in "rg":
-        return int(key[2:]) // BUCKET_ARCS
-    return OTHERS + mmh3.hash(key, signed=False) % OTHER_BUCKETS
-
-
-_OTHER = range(OTHERS, OTHERS + OTHER_BUCKETS)
-
-
-class _Kind(NamedTuple):
-    """How items of one kind are read, ordered and kept."""
-
-    parse: Callable[[Item], Any]
-    order: Callable[[Any], Any]
-    counter: Callable[[Any], int]
-    put: Callable[[Roster, str, Any], None]
-    of_arc: bool = False
-    jump_max: int = JUMP_MAX
-
-
-def _int(value: Any, least: int = 0, most: int = COUNTER_MAX) -> int:
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(value)
-    return value
-
-
-def _text(value: Any, most: int = 256) -> str:
-    if type(value) is not str or len(value) > most or not value.isprintable():
-        raise ValueError(value)
-    return value
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    names = tuple(value)
-    if len(names) > 255 or len(dict.fromkeys(names)) != len(names):
-        raise ValueError(value)
-    if not all(type(name) is str and NAME.fullmatch(name) for name in names):
-        raise ValueError(value)
-    return names
-
-
-def _record(item: Item) -> Record:
-    incarnation, host, client_port, peer_port, zone = item
-    ports = _int(client_port, 1, 65_535), _int(peer_port, 1, 65_535)
-    return Record(_int(incarnation), _text(host), *ports, _text(zone, 64))
-
-
-def _wish(item: Item) -> Wish:
-    ver, status, weight, flags = item
-    return Wish(_int(ver, 1), _int(status, OUT, REMOVED), _int(weight, 1, 1 << 20), _int(flags))
-
-
-def _staged(item: Item) -> Staged:
-    ver, verb, args = item
-    if len(args) > ARGS_MAX:
-        raise ValueError(args)
-    return Staged(_int(ver, 1), _text(verb, 16), tuple(_text(arg) for arg in args))
-
-
-def _task(item: Item) -> Task:
-    state, started_wall_ms, verbs, before = item
-    if len(verbs) > NODES_MAX or len(before) > NODES_MAX:
-        raise ValueError(item)
-    return Task(
-        _int(state, RUNNING, ABORTED),
-        _int(started_wall_ms),
-        tuple(tuple(_text(part) for part in verb[:ARGS_MAX]) for verb in verbs),
-        tuple((_text(n), _int(status, OUT, REMOVED), _int(w)) for n, status, w in before),
-    )
-
-
-def read_register(item: Iterable[Any]) -> Register:
-    """A register from outside. Raises ValueError or TypeError for anything that is none."""
-    ver, phase, tie, cur, coming = item
-    register = Register(
-        _int(ver, 1), _int(phase, ring.STABLE, ring.DONE), _int(tie, 0, 1 << 63), _names(cur),
-        _names(coming),
-    )  # fmt: skip
-    moving = register.phase in (ring.COPYING, ring.SWITCHED)
-    if not register.cur or moving != bool(register.next):
-        raise ValueError("no owners, or owners to be without a move")
-    if register.tie != tie_of(register.cur, register.next):
-        raise ValueError("a tie that is not of these owners")
-    return register
-
-
-def _goal(item: Item) -> Goal:
-    ver, tie, owners = item
-    goal = Goal(_int(ver, 1), _int(tie, 0, 1 << 63), _names(owners))
-    if not goal.owners or goal.tie != tie_of(goal.owners, ()):
-        raise ValueError("no owners, or a tie that is not theirs")
-    return goal
-
-
-def _nothing(item: Any) -> int:
-    return 0
-
-
-def _into(what: str) -> Callable[[Roster, str, Any], None]:
-    def put(roster: Roster, rest: str, item: Any) -> None:
-        getattr(roster, what)[rest] = item
-
-    return put
-
-
-_KINDS: dict[str, _Kind] = {
-    "n": _Kind(_record, lambda x: x, lambda x: x.incarnation, _into("records")),
-    "w": _Kind(_wish, lambda x: (x.status >= LEFT, x), lambda x: x.ver, _into("wishes")),
-    "s": _Kind(_staged, lambda x: x, lambda x: x.ver, _into("staged")),
-    "t": _Kind(_task, lambda x: x, _nothing, Roster._put_task),
-    "r": _Kind(
-        read_register, lambda x: x[:3], lambda x: x.round, Roster._put_register, of_arc=True
-    ),
-    "g": _Kind(
-        _goal, lambda x: x, lambda x: x.ver >> ring.BALLOT_BITS, Roster._put_goal, of_arc=True
-    ),
-}
