@@ -26,11 +26,11 @@ from typing import Any
 import msgspec
 
 from dynamo.core import messages as m
-from dynamo.core import ring
 from dynamo.core.config import Config
 from dynamo.core.messages import Message
-from dynamo.core.node import Cluster, Node
+from dynamo.core.node import Node
 from dynamo.sim.acks import Acks
+from dynamo.sim.census import CLUSTER, Census
 from dynamo.sim.endpoint import Endpoint
 from dynamo.sim.judges import JUDGES, Broken, note_broken
 from dynamo.sim.machine import (
@@ -49,7 +49,6 @@ from dynamo.sim.oracle import Oracle
 from dynamo.sim.rest import only_copy, unsettled
 from dynamo.storage.contract import StoreError
 
-CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
 CHECK_EVERY = 4  # steps; what a table holds too much it still holds a few steps later
@@ -64,20 +63,16 @@ class World:
         self, seed: int, names: list[str], config: Config, network: Network, oracle: Oracle,
         *, encode: bool = False, split: bool = False, notice_lost: bool = True, work_ms: int = 0,
         check_rows_every: int = 200, durability: str = "fsync", interval_ms: int = 0,
-        drift: Sequence[int] = (),
+        drift: Sequence[int] = (), zones: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.seed = seed
         self.now_ms = 0
         self.config = config
         self.network = network
         self.oracle = oracle
-        self.members = [
-            ring.Member(name, "127.0.0.1", 7001 + i, 8001 + i) for i, name in enumerate(names)
-        ]
-        # As clients know the nodes: by address.
-        self.addresses = {f"{x.host}:{x.client_port}": x.name for x in self.members}
-        self.address_of = {name: address for address, name in self.addresses.items()}
-        self.table = ring.Table(self.members, config.n, config.partitions)
+        self.census = Census(names, config, zones)
+        self.table = self.census.table
+        self.addresses, self.address_of = self.census.addresses, self.census.address_of
         self._rng = random.Random(f"{seed}/hosts")
         self._disks = partial(Disk, durability, interval_ms)
         self._drift = dict(zip(names, drift, strict=False))
@@ -121,8 +116,27 @@ class World:
         self._new_disk(host)
         return host
 
-    def _member(self, name: str) -> ring.Member:
-        return next(member for member in self.members if member.name == name)
+    def add_host(self, name: str) -> None:
+        """A machine more, with an empty disk; its node, once started, asks to join."""
+        self.census.enlist(name)
+        self.hosts[name] = self._host(name)
+        self.note_change()
+        self.record("added", name)
+
+    def forsake(self, name: str) -> None:
+        """A host is lost for good, with its disk."""
+        self.wipe(name)
+        self.hosts[name].forsaken = True
+
+    @property
+    def running(self) -> list[str]:
+        """The hosts that are there, whatever they are to the ring."""
+        return [name for name, host in self.hosts.items() if not host.forsaken]
+
+    def _learn(self, host: Host, node: Node) -> None:
+        host.seen_hash = node.roster.hash
+        if self.census.learn(node):
+            self.note_change()
 
     def _new_disk(self, host: Host) -> None:
         host.disk = self._disks()
@@ -235,19 +249,17 @@ class World:
     def start(self, name: str) -> None:
         """Start the process of a host over the disk it has; harmless if it runs."""
         host = self.hosts[name]
-        if host.node is not None:
+        if host.node is not None or host.forsaken:
             return
         host.lives += 1
         rng = random.Random(f"{self.seed}/node/{name}/{host.lives}")
         try:
-            host.node = Node(
-                self.config, self._member(name), self.members, CLUSTER, host.disk, rng,
-                host.clock(self.now_ms),
-            )  # fmt: skip
+            host.node = self.census.node(name, host.disk, rng, host.clock(self.now_ms))
         except (PowerCut, StoreError):
             self.kill(name)
             self.at(self.now_ms + host.down_ms, self.start, name)
             return
+        self._learn(host, host.node)
         host.boot = host.node.boot
         host.ages = m.Ages()
         host.boots = {}
@@ -395,6 +407,8 @@ class World:
             return
         host.disk.stepping = False
         self.steps += 1
+        if node.roster.hash != host.seen_hash:
+            self._learn(host, node)
         self._examine(host, node)
         self.record("step", host.name, len(inbox), outbox)
         self._send(host, node, outbox, clock_ms)
@@ -456,6 +470,10 @@ class World:
             if type(target) is bytes:
                 target = target.decode()
                 self._before_answer(target, message)
+            elif target[0] == "@":
+                target = self.census.seeds.get(target, "")
+                if not target:
+                    continue
             elif message[0] == m.FORWARD:
                 once[target] = None
                 if message[2][0] == m.PUT:
@@ -539,7 +557,7 @@ class World:
 
     def unsettled(self) -> tuple[str, str]:
         """What keeps the ring from being at rest: the invariant's number and why; or "", ""."""
-        return unsettled(self, list(self.hosts))
+        return unsettled(self, self.running)
 
     def only_copy(self, name: str, only: bytes | None = None) -> bool:
         """Whether this disk holds anything of any key (or of one) that no other disk holds."""
