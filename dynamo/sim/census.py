@@ -12,7 +12,7 @@ from typing import Any
 
 from dynamo.core import ring
 from dynamo.core.config import Config
-from dynamo.core.items import IN, KINDS, LEAVING, OUT, Wish
+from dynamo.core.items import DISCARD, IN, KINDS, LEAVING, OUT, REMOVED, Wish
 from dynamo.core.node import Cluster, Node
 
 CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
@@ -33,6 +33,7 @@ class Census:
             self.enlist(name)
         self.founders = tuple(self.members)
         self.table = ring.Table(self.members, config.n, config.partitions)
+        self.first = [register.cur for register in self.table.registers]  # what founders own
         self.wishes: dict[str, Wish] = {}
 
     def enlist(self, name: str) -> None:
@@ -71,6 +72,17 @@ class Census:
         """What people want of a node, as far as any node has heard of it."""
         wish = self.wishes.get(name)
         return OUT if wish is None else wish.status
+
+    def discarded(self, name: str) -> bool:
+        """Whether people said that nothing of this node is wanted any more."""
+        wish = self.wishes.get(name)
+        return wish is not None and wish.status == REMOVED and bool(wish.flags & DISCARD)
+
+    @property
+    def owners(self) -> dict[str, None]:
+        """Everybody who owns any arc, or is about to."""
+        arcs = range(self.table.partitions)
+        return {name: None for arc in arcs for name in self.table.writers(arc)}
 
     def inside(self, name: str) -> bool:
         """Whether a node belongs to the ring."""

@@ -10,6 +10,7 @@ disk, the tables of each node after each step, and the ring at rest. A new promi
     Counters   I11         the start counter of a store rises
     Bounds     I15         every table is within its limit, and empty at rest
     Reach      I13         see `reach`
+    Registers  I10 I11     see `ringjudge`
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dynamo.core.spaces import HINTS, META, OBJECTS, QUARANTINE
 from dynamo.sim.judge import Judge
 from dynamo.sim.machine import Change, Host
 from dynamo.sim.reach import Reach
+from dynamo.sim.ringjudge import Registers
 
 if TYPE_CHECKING:
     from dynamo.sim.world import World
@@ -69,7 +71,7 @@ def fallen(before: dvv.Clock, after: dvv.Clock) -> str:
 
 def rows_of(world: World, skey: bytes) -> dict[str, bytes]:
     """What each owner's disk holds of a key, b"" for nothing."""
-    owners = world.table.owners(int.from_bytes(skey[:2], "big"))
+    owners = world.table.writers(int.from_bytes(skey[:2], "big"))
     records = {name: world.hosts[name].disk.peek(OBJECTS, skey) for name in owners}
     return {name: record[CHECK_BYTES:] if record else b"" for name, record in records.items()}
 
@@ -165,7 +167,8 @@ class Dots(Judge):
 
 class Rows(Judge):
     """A row only ever grows, on each disk for itself: dots are added, values are let go. What a
-    fault did to a disk is left out; a damaged row may be set aside, which makes it "unknown"."""
+    fault did to a disk is left out; a damaged row may be set aside, which makes it "unknown"; and
+    who does not own the arc any more may drop it when all owners have it."""
 
     numbers = ("I1", "I3")
 
@@ -177,7 +180,7 @@ class Rows(Judge):
             mine = clock_of(before[CHECK_BYTES:])
             after = host.disk.peek(OBJECTS, skey)
             if after is None:
-                if (QUARANTINE, skey) not in first:
+                if (QUARANTINE, skey) not in first and not self._handed_over(host, skey, mine):
                     number = "I1" if any(not v[1] for v in dvv.values_of(mine)) else "I3"
                     self.oracle.accuse(number, skey[4:], f"{host.name} drops its row of the key")
                 continue
@@ -186,10 +189,30 @@ class Rows(Judge):
                 number = "I3" if "let go" in why else "I1"
                 self.oracle.accuse(number, skey[4:], f"{host.name} {why}")
 
+    def _handed_over(self, host: Host, skey: bytes, mine: dvv.Clock) -> bool:
+        """Whether the row is not this node's to keep, and every owner holds what it says."""
+        world, arc = self.world, int.from_bytes(skey[:2], "big")
+        if world.census.discarded(host.name) or host.node is None:
+            return True
+        owners = host.node.table.writers(arc)  # as it knows them: others may know later ones
+        return host.name not in owners and all(holds(world, name, skey, mine) for name in owners)
+
+
+def holds(world: World, name: str, skey: bytes, clock: dvv.Clock) -> bool:
+    """Whether a disk has all that a clock says; one that is lost for good may have had it."""
+    host = world.hosts[name]
+    if host.forsaken:
+        return True
+    record = host.disk.peek(OBJECTS, skey)
+    if record is None or not intact(skey, record):
+        return False
+    return not fallen(clock, clock_of(record[CHECK_BYTES:]))
+
 
 class Hints(Judge):
-    """A hint is erased only when the disk of its home holds all that it says (H1), and hints that
-    were ever created are delivered or pending."""
+    """A hint is erased only when the disk of its home holds all that it says (H1), or when it was
+    re-routed to all who own the arc now (H5); hints that were ever created are delivered,
+    re-routed or pending."""
 
     numbers = ("I9",)
 
@@ -225,6 +248,8 @@ class Hints(Judge):
         since_ms = self._since_ms.get((host.name, skey), 0)
         for home in gone:
             target = self.world.hosts[home]
+            if self._rerouted(host, skey, home, owed):
+                continue
             if target.lost_ms >= since_ms:
                 continue  # it may have acknowledged, and lost its disk since
             record = target.disk.peek(OBJECTS, skey)
@@ -236,12 +261,26 @@ class Hints(Judge):
                     "I9", skey[4:], f"{host.name} erases its hint for {home}, which {why}"
                 )
 
+    def _rerouted(self, host: Host, skey: bytes, home: str, owed: bytes) -> bool:
+        """Whether the home is no owner any more, and all who are have it or are owed it."""
+        world = self.world
+        if host.node is None:
+            return True
+        owners = host.node.table.writers(int.from_bytes(skey[:2], "big"))
+        if home in owners:
+            return False
+        record = host.disk.peek(HINTS, skey)
+        left = decode_row(record[CHECK_BYTES:]).homes if record else []
+        clock = clock_of(owed)
+        return all(name in left or holds(world, name, skey, clock) for name in owners)
+
     def _balance(self, name: str, node: Node) -> None:
         stats = node.stats
         if stats["hints_corrupt"]:
             return
         pending = sum(node.handoff.counts().values())
-        created, delivered = stats["hints_created"], stats["hints_delivered"]
+        created = stats["hints_created"]
+        delivered = stats["hints_delivered"] + stats["hints_rerouted"]
         if created != delivered + pending:
             self.oracle.accuse(
                 "I9", b"", f"{name} created {created} hints, delivered {delivered}, keeps {pending}"
@@ -322,4 +361,4 @@ class Bounds(Judge):
         return {what: count for what, count in left.items() if count}
 
 
-JUDGES: tuple[type[Judge], ...] = (Dots, Rows, Hints, Counters, Bounds, Reach)
+JUDGES: tuple[type[Judge], ...] = (Dots, Rows, Hints, Counters, Bounds, Reach, Registers)

@@ -3,6 +3,7 @@
     default   what `run(seed)` and campaigns use: at least 20 simulated seconds, 100 operations each
     short     a few seconds with fewer operations, for quick tests
     calm      the same, and nothing goes wrong: every operation must succeed
+    membership  nodes join, leave, are lost and replaced, while clients work and things go wrong
 
 A profile is a function from a seed to a `Draw`, and a draw is plain values: it can be printed,
 written down as JSON, changed in one place with `dataclasses.replace`, and run again.
@@ -16,10 +17,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dynamo.core.config import Config, quorum
-from dynamo.sim import force
+from dynamo.sim import force, growth
 from dynamo.sim.faults import KINDS, LOSSES, Fault
 from dynamo.sim.habits import habits
 from dynamo.sim.network import Weather
+from dynamo.sim.operators import Step
 from dynamo.sim.oracle import NEVER_MS
 from dynamo.sim.workload import Habit
 
@@ -77,6 +79,8 @@ class Draw:
     # Who stays broken for ever in the second phase, and how, as far as quorums allow; see `endure`.
     broken: tuple[tuple[str, str], ...] = ()
     core_ms: int = 0  # how long clients go on in that phase
+    steps: tuple[Step, ...] = ()  # what people do to the ring; see `operators`
+    zones: tuple[str, ...] = ()  # given to the nodes in turn
 
     @property
     def names(self) -> list[str]:
@@ -126,6 +130,9 @@ class Draw:
             lines.append(f"  clocks too fast by {self.drift} millionths")
         if self.forced:
             lines.append(f"  forced {', '.join(f'{name} {x:g}' for name, x in self.forced)}")
+        if self.steps:
+            zones = f", zones {' '.join(self.zones)}" if self.zones else ""
+            lines.append(f"  ring: {'; '.join(map(_step_told, self.steps))}{zones}")
         if self.broken:
             broken = ", ".join(f"{host} {how}" for host, how in self.broken)
             lines.append(f"  broken for ever {broken}, for {self.core_ms} ms")
@@ -148,6 +155,12 @@ def _told(fault: Fault) -> str:
     if fault.groups:
         text += ", " + " | ".join(" ".join(group) for group in fault.groups)
     return text + (f", {fault.amount_ms} ms" if fault.amount_ms else "") + ", hold" * fault.hold
+
+
+def _step_told(step: Step) -> str:
+    """after 812 ms join n6 n7"""
+    weight = f" to {step.weight}" if step.verb == "reweight" else ""
+    return f"after {step.at_ms} ms {' '.join((step.verb, *step.names))}{weight}"
 
 
 def _unusual(thing: Any) -> str:
@@ -209,7 +222,33 @@ def calm(seed: int) -> Draw:
     )
 
 
-PROFILES: dict[str, Callable[[int], Draw]] = {"default": default, "short": short, "calm": calm}
+def membership(seed: int) -> Draw:
+    """A ring that changes. What disks lose is left to the other profiles, but for those that are
+    given up with their machines."""
+    rng = random.Random(f"{seed}/draw")
+    nodes = rng.choice((3, 4, 5, 5, 6))
+    drawn = _drawn(seed, rng, nodes, "membership")
+    n = rng.choice((2, 3, 3, 3, 3, 4))
+    r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, n), (n, 1)))
+    config = replace(
+        drawn.config, n=n, r=r, w=w, partitions=rng.choice((4, 8, 16, 32)),
+        gossip_ms=rng.choice((50, 200, 500)), transfer_arcs=rng.choice((1, 4, 8)),
+        transfer_bytes_per_s=rng.choice((20_000, 1 << 25)),
+    )  # fmt: skip
+    load_ms = rng.choice((6_000, 10_000, 15_000))
+    steps = growth.Growth(rng, drawn.names, load_ms, n).draw()
+    return replace(
+        drawn, config=config, kinds=growth.kinds(rng), steps=steps, load_ms=load_ms, singly=False,
+        longest_ms=rng.choice((100, 500, 1_500)), every_ms=rng.choice((300, 1_000, 3_000)),
+        habits=habits(rng, config, nodes, rng.random() < 0.5, True), broken=(), core_ms=0,
+        durability="fsync", interval_ms=0, forced=(),
+        zones=rng.choice(((), (), ("a", "b"), ("a", "b", "c"))),
+    )  # fmt: skip
+
+
+PROFILES: dict[str, Callable[[int], Draw]] = {
+    "default": default, "short": short, "calm": calm, "membership": membership,
+}  # fmt: skip
 
 
 def draw(seed: int, profile: str = "default") -> Draw:

@@ -40,7 +40,7 @@ def judge(world: World, rest: Callable[[], object], read_ms: int = READ_MS) -> N
         for key, text in reader.failures.items():
             oracle.accuse("I13", key, f"a healed ring did not answer {reader.name}: {text}")
     rest()
-    rows = {name: dict(host.disk.scan(OBJECTS)) for name, host in world.hosts.items()}
+    rows = {name: dict(world.hosts[name].disk.scan(OBJECTS)) for name in world.running}
     for key in keys:
         _judge_key(world, key, readers, rows, began_ms)
     _judge_rows(world, rows)
@@ -61,7 +61,7 @@ def _inspect(world: World, keys: list[bytes]) -> None:
     """Ask every node about itself, and about the key that most was written to."""
     operator = Inspector(world)
     busiest = sorted(keys, key=lambda key: -len(world.oracle.writes_of(key)))[:1]
-    for name in world.hosts:
+    for name in world.running:
         for what in ("status", "hints", *(f"key {key.hex()}" for key in busiest)):
             operator.ask(name, what)
     world.run_until(world.now_ms + INSPECT_MS)
@@ -77,7 +77,8 @@ def _drain(world: World) -> None:
 
 def _read(world: World, keys: list[bytes], read_ms: int) -> list[Reader]:
     rng = random.Random(f"{world.seed}/readers")
-    readers = {name: Reader(name, world, rng) for name in world.hosts}
+    inside = [name for name in world.running if world.census.inside(name)]
+    readers = {name: Reader(name, world, rng) for name in inside}
     names = list(readers)
     asked: dict[str, list[bytes]] = {name: [] for name in names}
     for key in keys:
