@@ -293,7 +293,8 @@ class Client(Caller):
             self.oracle.strict_read(key, uids, op.started_ms, now_ms)
         if before is not None and before[0] == op.coordinator:
             node, had, since_ms = before
-            if self.world.hosts[node].lost_ms < since_ms:
+            arc = arc_of(key, self.world.config.partitions)
+            if self.world.hosts[node].lost_ms < since_ms and node in self.world.table.owners(arc):
                 self.oracle.session_read(self.name, key, uids, had, now_ms)
         self._note_through(key, op.coordinator, known.seen)
         return known
