@@ -87,8 +87,6 @@ class Put(Operation):
         "n",
         "obj",
         "pw",
-        "restart",
-        "resume",
         "sets",
         "stand_ins",
         "uncovered",
@@ -98,8 +96,6 @@ class Put(Operation):
     )
 
     fanout: Fanout
-    resume: Callable[[Put], None]  # goes on after the questions about the id
-    restart: Callable[[Put], None]  # asks them again, of the owners that there are now
     value: dvv.Value
     mode: int
     context: dvv.Context
@@ -131,7 +127,7 @@ class Put(Operation):
             stats["questions_unanswered"] += 1
             self.asking = 0
             self.waiting.clear()
-            self.resume(self)
+            self.fanout.resume(self)
         else:
             stats["owners_silent"] += 1
             self.fanout.cover(self, list(self.uncovered))
@@ -149,7 +145,7 @@ class Put(Operation):
     def again(self, peer: str) -> None:
         if self.register is not self.fanout.requests.table.registers[self.arc]:
             if self.asking:
-                self.restart(self)
+                self.fanout.restart(self)
             else:
                 self.fanout.retarget(self)
         elif self.asking:
@@ -164,7 +160,10 @@ class Put(Operation):
 class Fanout:
     """Replicates puts that were minted here, and counts who has them."""
 
-    __slots__ = ("durable_due", "handoff", "requests")
+    __slots__ = ("durable_due", "handoff", "requests", "restart", "resume")
+
+    resume: Callable[[Put], None]  # goes on after the questions about the id
+    restart: Callable[[Put], None]  # asks them again, of the owners that there are now
 
     def __init__(self, requests: Requests, handoff: Handoff) -> None:
         self.requests = requests
@@ -194,10 +193,11 @@ class Fanout:
             self.durable_due = True
         op.used[me] = None
         missing = []
+        homes = op.homes
         doubts = requests.liveness.doubts
         message = self._message(op, "")
         for name in op.owners:
-            if name == me or op.homes.get(name) == name:
+            if name == me or homes.get(name) == name:
                 continue
             op.uncovered[name] = None
             if not doubts or requests.liveness.usable(name):
@@ -206,8 +206,8 @@ class Fanout:
                 requests.outbox.append((name, message))
             else:
                 missing.append(name)
-        if len(op.homes) > 1 or me not in op.owners:
-            for name in op.homes:  # a stand-in, or this node, keeps it for them
+        if len(homes) > 1 or me not in op.owners:
+            for name in homes:  # a stand-in, or this node, keeps it for them
                 op.uncovered.pop(name, None)
             missing = [name for name in missing if name in op.uncovered]
         if missing:
@@ -323,9 +323,9 @@ class Fanout:
     @staticmethod
     def met(op: Put) -> bool:
         """Whether enough of every list have the write: W disks, PW of them the owners' own."""
-        homes = op.homes
         if len(op.acked) < op.w:
             return False
+        homes = op.homes
         if not op.sets:
             return not op.pw or sum(homes.get(name) == name for name in op.owners) >= op.pw
         for names, w, pw in op.sets:
@@ -387,7 +387,7 @@ class Fanout:
 
     def progress(self, op: Put) -> None:
         """Answer at W, and leave once everybody is covered."""
-        if not op.done and self.met(op):
+        if not op.done and len(op.acked) >= op.w and self.met(op):
             self._answer(op)
         self._finish(op)
 

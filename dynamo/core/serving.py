@@ -98,9 +98,12 @@ class Serving:
         arc = skey[0] << 8 | skey[1]
         if requests.stale(sender, req, arc, ver, phase):
             return
-        if requests.me in requests.table.writers(arc):
+        if requests.me in requests.table.owners(arc):
             record = requests.replica.record(skey)
-            counts = requests.me in requests.table.owners(arc) and requests.replica.synced(arc)
+            counts = requests.replica.synced(arc)
+        elif requests.me in requests.table.writers(arc):
+            record = requests.replica.record(skey)
+            counts = False
         else:
             obj = self.handoff.peek(skey)
             record = seal_record(skey, obj) if obj else b""

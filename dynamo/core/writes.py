@@ -74,6 +74,8 @@ class Writes:
         self.fanout = fanout
         self.store = store
         requests.start[PUT] = self.start
+        fanout.resume = self.apply
+        fanout.restart = self._ask_anew
 
     # --- from the client to the mint ------------------------------------------------------------
 
@@ -135,8 +137,6 @@ class Writes:
         owners = requests.table.writers(skey[0] << 8 | skey[1])
         op = Put(client, creq, key, skey, register, owners, deadline_ms, flags, len(payload))
         op.fanout = self.fanout
-        op.resume = self.apply
-        op.restart = self._ask_anew
         op.mode = mode
         try:
             op.context = unseal(requests.secret, key, context)
