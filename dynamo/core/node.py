@@ -4,6 +4,7 @@
               Writes, Fanout    puts                         │
               Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
               Serving   what coordinators elsewhere ask      │
+              Fence     who is at which phase of a move      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │
@@ -37,6 +38,7 @@ from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
 from dynamo.core.gossip import Gossip
+from dynamo.core.fence import Fence
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
 from dynamo.core.liveness import Liveness
@@ -59,6 +61,7 @@ from dynamo.core.messages import (
     PONG,
     PUT,
     REFUSED,
+    REGISTER,
     REPLICATE,
     REPLICATE_OK,
     RING,
@@ -142,8 +145,9 @@ class Node:
         self._people = self.roster.people
         self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
         self.requests = Requests(
-            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
+            config, name, cluster.secret, self.roster, self.replica, self.liveness, outbox, life
         )
+        self.fence = Fence(self.requests)
         self.serving = Serving(self.requests, self.handoff, store)
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
@@ -178,7 +182,8 @@ class Node:
             FETCHED: self.reads.on_fetched,
             ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
-            REFUSED: self.requests.on_refused,
+            REFUSED: self.fence.on_refused,
+            REGISTER: self.fence.on_register,
             FORWARD: self.requests.on_forward,
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
@@ -215,8 +220,9 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due
-        self.fanout.durable_due = self.serving.durable_due = False
+        fence = self.fence
+        sync = self.fanout.durable_due or self.serving.durable_due or fence.durable_due
+        self.fanout.durable_due = self.serving.durable_due = fence.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
