@@ -227,6 +227,9 @@ class Gossip:
             self.stats["gossip_news_left_to_rounds"] += len(news)
             news.clear()
             return
+        receivers = self._some_up(NEWS_PEERS)
+        if not receivers and self._known_peers():
+            return  # it can wait until somebody is heard
         items: list[list[Any]] = []
         size = 0
         for key in list(news):
@@ -238,7 +241,7 @@ class Gossip:
                 items.append([key, item])
             del news[key]
         if items:
-            for name in self._some_up(NEWS_PEERS):
+            for name in receivers:
                 self._send_items(name, NEWS, items, [])
 
     def _some_up(self, count: int) -> list[str]:
