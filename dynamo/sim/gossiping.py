@@ -40,6 +40,7 @@ class Figures(NamedTuple):
     change_bytes_per_s: float  # while it spread
     change_bytes: float
     idle_frames_per_s: float
+    change_frames_per_s: float
     frame_bytes_max: int  # the largest frame of all
 
 
@@ -249,13 +250,13 @@ def measure(nodes: int, seed: int = 1, loss: float = 0.05, idle_rounds: int = 5)
     newcomer = member(nodes)
     crowd.join(newcomer, member(0))
     crowd.run_until_same()
-    crowd.bytes_sent = 0
+    crowd.bytes_sent = crowd.frames = 0
     crowd.commit("n1", newcomer.name)
     rounds = crowd.run_until_same()
-    spent = crowd.bytes_sent / (nodes + 1)
+    spent, took_s = crowd.bytes_sent / (nodes + 1), rounds * round_ms / 1000
     return Figures(
-        nodes, rounds, idle_bytes, spent / (rounds * round_ms / 1000), spent, idle_frames,
-        crowd.frame_bytes_max,
+        nodes, rounds, idle_bytes, spent / took_s, spent, idle_frames,
+        crowd.frames / (nodes + 1) / took_s, crowd.frame_bytes_max,
     )  # fmt: skip
 
 
@@ -271,13 +272,13 @@ def burst(nodes: int = 8, changes: int = 500, seed: int = 1, knowing: int = 4) -
     crowd.run(3 * round_ms)
     idle_s = nodes * crowd.now_ms / 1000
     idle_bytes, idle_frames = crowd.bytes_sent / idle_s, crowd.frames / idle_s
-    crowd.bytes_sent = 0
+    crowd.bytes_sent = crowd.frames = 0
     for number in range(changes):
         crowd.move(rng.randrange(512), rng, knowing)
         crowd.run((number + 1) * 1000 // changes - number * 1000 // changes)
-    second = crowd.bytes_sent / nodes
+    second, frames = crowd.bytes_sent / nodes, crowd.frames / nodes
     rounds = crowd.run_until_same()
     return Figures(
-        nodes, rounds, idle_bytes, second, crowd.bytes_sent / nodes, idle_frames,
+        nodes, rounds, idle_bytes, second, crowd.bytes_sent / nodes, idle_frames, frames,
         crowd.frame_bytes_max,
     )  # fmt: skip
