@@ -6,7 +6,8 @@
               Serving   what coordinators elsewhere ask      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
-              Liveness  who answers                          │                            outbox
+              Liveness  who answers                          │
+              Orphans   rows that others own                 │                            outbox
               Scanning  which keys an arc has                │
               Inspection  what people ask                    ┘
 
@@ -49,8 +50,12 @@ from dynamo.core.messages import (
     KEYS,
     KEYS_ARE,
     LIFE_BITS,
+    OFFER,
+    OFFERED,
     PING,
+    PING_FOR,
     PONG,
+    PONG_FOR,
     PUT,
     REFUSED,
     REPLICATE,
@@ -63,6 +68,7 @@ from dynamo.core.messages import (
     Malformed,
     Message,
 )
+from dynamo.core.orphans import Orphans
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
@@ -76,7 +82,7 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER))
 
 
 class Cluster(NamedTuple):
@@ -131,8 +137,13 @@ class Node:
         life = rng.getrandbits(LIFE_BITS)
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
-        self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
-        self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
+        self.liveness = Liveness(
+            config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
+        )
+        self._followed = (-1, -1)
+        self.handoff = Handoff(
+            config, self.roster, store, self.replica, self.liveness, outbox, life
+        )
         self.requests = Requests(
             config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
         )
@@ -143,6 +154,10 @@ class Node:
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
+        self.orphans = Orphans(
+            config, self.roster, self.replica, store, self.liveness, self.handoff, self.requests,
+            outbox, life,
+        )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
@@ -176,10 +191,14 @@ class Node:
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
             PONG: self.liveness.on_pong,
+            PING_FOR: self.liveness.on_ping_for,
+            PONG_FOR: self.liveness.on_pong_for,
             ROOTS: self.exchange.on_roots,
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            OFFER: self.orphans.on_offer,
+            OFFERED: self.orphans.on_offered,
         }
 
     # --- the one step -------------------------------------------------------------------------
@@ -204,8 +223,8 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due
-        self.fanout.durable_due = self.serving.durable_due = False
+        sync = self.fanout.durable_due or self.serving.durable_due or self.orphans.durable_due
+        self.fanout.durable_due = self.serving.durable_due = self.orphans.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -234,6 +253,7 @@ class Node:
                     self.events.append(("malformed", kind, str(error)))
 
     def _run_due(self, now_ms: int) -> None:
+        self._follow(now_ms)
         self.requests.run()
         self.liveness.run(now_ms)
         if self.liveness.came_up:
@@ -241,6 +261,7 @@ class Node:
             for name in self.liveness.came_up:
                 self.handoff.drop_node(name)
             self.exchange.hurry(self.liveness.came_up)
+            self.orphans.hurry()
             self.liveness.came_up.clear()
         self.handoff.run(now_ms)
         self.scanning.run()
@@ -250,14 +271,29 @@ class Node:
             self.handoff.needs_repair.clear()
             self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
+        self.orphans.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
         del self.events[:-EVENTS_MAX]
 
+    def _follow(self, now_ms: int) -> None:
+        """Watch whom the ring has now, and count whom its registers name besides."""
+        seen = (self.roster.people, self.table.changes)
+        if seen == self._followed:
+            return
+        peers = self.roster.peers()
+        known = {*peers, self.name}
+        named = dict.fromkeys(name for register in self.table.registers for name in register.cur)
+        absent = sum(name not in known for name in named)
+        self.liveness.follow(peers, now_ms, absent)
+        self._followed = seen
+
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
-        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
+        due = min(
+            self.liveness.next_due_ms(), self.exchange.next_due_ms(), self.orphans.next_due_ms()
+        )
         for other in (
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
