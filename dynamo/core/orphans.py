@@ -288,6 +288,7 @@ class Orphans:
         stale = [walk for walk in walks if now_ms - walk.done_ms > FRESH_MS]
         for walk in stale:  # O4: asked again, with nothing but the question
             walk.done_ms = -1
+            self._due_ms = now_ms
         if not stale:
             # Each page was read while the root was what it is now, so it is the number of rows.
             rows = walks[0].rows
