@@ -150,6 +150,7 @@ class Inspection:
             "created": stats["hints_created"],
             "delivered": stats["hints_delivered"],
             "refused": stats["hints_refused"],
+            "rerouted": stats["hints_rerouted"],
         }
 
     def _compare_now(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │
               Gossip    what the ring is                     │                            outbox
+              Orphans   rows that others own                 │
               Scanning  which keys an arc has                │
               Inspection  what people ask                    ┘
 
@@ -57,8 +58,12 @@ from dynamo.core.messages import (
     KEYS,
     KEYS_ARE,
     LIFE_BITS,
+    OFFER,
+    OFFERED,
     PING,
+    PING_FOR,
     PONG,
+    PONG_FOR,
     PUT,
     REFUSED,
     REGISTER,
@@ -72,6 +77,7 @@ from dynamo.core.messages import (
     Malformed,
     Message,
 )
+from dynamo.core.orphans import Orphans
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
@@ -85,7 +91,7 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER))
 
 
 class Cluster(NamedTuple):
@@ -140,10 +146,14 @@ class Node:
         life = rng.getrandbits(LIFE_BITS)
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
-        self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
+        self.liveness = Liveness(
+            config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
+        )
+        self._followed = (-1, -1)
         self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
-        self._people = self.roster.people
-        self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
+        self.handoff = Handoff(
+            config, self.roster, store, self.replica, self.liveness, outbox, life
+        )
         self.requests = Requests(
             config, name, cluster.secret, self.roster, self.replica, self.liveness, outbox, life
         )
@@ -155,6 +165,10 @@ class Node:
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
+        self.orphans = Orphans(
+            config, self.roster, self.replica, store, self.liveness, self.handoff, self.requests,
+            outbox, life,
+        )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
@@ -188,10 +202,14 @@ class Node:
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
             PONG: self.liveness.on_pong,
+            PING_FOR: self.liveness.on_ping_for,
+            PONG_FOR: self.liveness.on_pong_for,
             ROOTS: self.exchange.on_roots,
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            OFFER: self.orphans.on_offer,
+            OFFERED: self.orphans.on_offered,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -223,6 +241,8 @@ class Node:
         fence = self.fence
         sync = self.fanout.durable_due or self.serving.durable_due or fence.durable_due
         self.fanout.durable_due = self.serving.durable_due = fence.durable_due = False
+        sync = self.fanout.durable_due or self.serving.durable_due or self.orphans.durable_due
+        self.fanout.durable_due = self.serving.durable_due = self.orphans.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -264,9 +284,7 @@ class Node:
             self.gossip.stranger(sender)
 
     def _run_due(self, now_ms: int) -> None:
-        if self._people != self.roster.people:
-            self._people = self.roster.people
-            self.liveness.follow(self.roster.peers(), now_ms)
+        self._follow(now_ms)
         self.requests.run()
         self.liveness.run(now_ms)
         if self.liveness.came_up:
@@ -274,6 +292,7 @@ class Node:
             for name in self.liveness.came_up:
                 self.handoff.drop_node(name)
             self.exchange.hurry(self.liveness.came_up)
+            self.orphans.hurry()
             self.gossip.hurry(self.liveness.came_up)
             self.liveness.came_up.clear()
         self.handoff.run(now_ms)
@@ -285,17 +304,30 @@ class Node:
             self.handoff.needs_repair.clear()
             self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
+        self.orphans.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
         del self.events[:-EVENTS_MAX]
 
+    def _follow(self, now_ms: int) -> None:
+        """Watch whom the ring has now, and count whom its registers name besides."""
+        seen = (self.roster.people, self.table.changes)
+        if seen == self._followed:
+            return
+        peers = self.roster.peers()
+        known = {*peers, self.name}
+        named = dict.fromkeys(name for register in self.table.registers for name in register.cur)
+        absent = sum(name not in known for name in named)
+        self.liveness.follow(peers, now_ms, absent)
+        self._followed = seen
+
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
-        if self._people != self.roster.people:
+        if self._followed != (self.roster.people, self.table.changes):
             return self._now_ms
         due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms())
+        due = min(due, self.gossip.next_due_ms(), self.orphans.next_due_ms())
         for other in (
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
