@@ -8,6 +8,7 @@
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │                            outbox
               Scanning  which keys an arc has                │
+              Changes   what people want of the ring         │
               Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
@@ -32,6 +33,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
@@ -40,6 +42,7 @@ from dynamo.core.inspection import Inspection
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
+    CHANGE,
     FETCH,
     FETCHED,
     FORWARD,
@@ -76,7 +79,7 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset((PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
 
 
 class Cluster(NamedTuple):
@@ -144,9 +147,10 @@ class Node:
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
         self.scanning = Scanning(self.requests, self.handoff, store)
+        self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
-            self.exchange, now_ms,
+            self.exchange, self.changes, now_ms,
         )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
@@ -161,6 +165,7 @@ class Node:
             RING: self.inspection.on_ring,
             STATUS: self.inspection.on_status,
             SCAN: self.scanning.on_scan,
+            CHANGE: self.changes.on_change,
         }
 
     def _for_peers(self) -> dict[int, Handler]:
@@ -204,8 +209,8 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due
-        self.fanout.durable_due = self.serving.durable_due = False
+        sync = self.fanout.durable_due or self.serving.durable_due or self.changes.durable_due
+        self.fanout.durable_due = self.serving.durable_due = self.changes.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -250,6 +255,7 @@ class Node:
             self.handoff.needs_repair.clear()
             self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
+        self.changes.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
@@ -263,6 +269,7 @@ class Node:
             self.handoff.next_due_ms(),
             self.replica.next_due_ms(),
             self.scanning.next_due_ms(),
+            self.changes.next_due_ms(),
         ):
             if other is not None:
                 due = min(due, other)
