@@ -158,7 +158,9 @@ class Changes:
         return self._all_staged()
 
     def _clear(self, body: Body) -> Body:
-        name = body.get("node")
+        name = body.get("node", "")
+        if type(name) is not str:
+            raise Refusal("a node is named by a text")
         waiting = [node for node, item in sorted(self._roster.staged.items()) if item.verb]
         if name and name not in waiting:
             raise Refusal(f"nothing is staged for {name}", "dynamo cluster plan")
@@ -250,11 +252,11 @@ class Changes:
 
     def _task(self, body: Body) -> tuple[int, Task]:
         ids = {task_id(number): number for number in sorted(self._roster.tasks)}
-        asked_for = body.get("task")
+        asked_for = str(body.get("task"))
         if asked_for in ids:
             number = ids[asked_for]
             return number, self._roster.tasks[number]
-        close = get_close_matches(str(asked_for), list(ids), 1)
+        close = get_close_matches(asked_for, list(ids), 1)
         guess = f"; did you mean {close[0]}?" if close else ""
         raise Refusal(f"no task {asked_for!r} is known here{guess}", "dynamo tasks")
 
@@ -364,7 +366,8 @@ class Changes:
         roster = self._roster
         if roster.closed or not roster.tasks:
             return False
-        return next((n for n in roster.table.names if self.state(n) == UP), "") == roster.name
+        up = self._requests.liveness.state
+        return next((n for n in roster.table.names if up(n) == UP), "") == roster.name
 
     def _is_steady(self) -> bool:
         """Whether all that was decided has been the same for long enough, and is not settled."""
