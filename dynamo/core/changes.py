@@ -364,7 +364,7 @@ class Changes:
     def _may_mend(self) -> bool:
         """Whether this is the member whose task it is, and there is anything that can have met."""
         roster = self._roster
-        if roster.closed or not roster.tasks:
+        if not roster.confirmed or not roster.tasks or not roster.table.registers[0].ver:
             return False
         up = self._requests.liveness.state
         return next((n for n in roster.table.names if up(n) == UP), "") == roster.name
