@@ -747,6 +747,28 @@ def test_with_nobody_to_stay_nothing_is_planned_and_nothing_breaks() -> None:
     check_wanted(left.roster, config)
 
 
+def test_a_split_ring_that_was_changed_on_both_sides_mends_itself_once_and_rests() -> None:
+    hand = Hand(6, partitions=16, gossip_ms=20)
+    hand.isolate("n1", "n2", "n3")
+    hand.run(600)
+    stage(hand, "n1", "leave", "n2")
+    stage(hand, "n5", "remove", "n3")
+    tasks = [commit(hand, "n1")["task"], commit(hand, "n5")["task"]]
+    hand.run(20 * ROUNDS + 200)
+    assert [len(node.roster.tasks) for node in hand.nodes.values()] == [1] * 6
+    hand.heal()
+    hand.run(1_500)
+    rosters = [hand.nodes[name].roster for name in hand.names if name != "n3"]
+    known = [planning.task_id(number) for number in sorted(rosters[0].tasks)]
+    assert len(known) == 3
+    assert {*tasks} < {*known}
+    assert len({roster.hash for roster in rosters}) == 1
+    check_wanted(rosters[0], hand.config)
+    hand.run(1_500)
+    assert len(rosters[0].tasks) == 3, "it rests"
+    assert sum(node.stats["ring_replans"] for node in hand.nodes.values()) == 1
+
+
 # --- long histories of changes with the real planner ----------------------------------------------
 
 

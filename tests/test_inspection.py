@@ -267,6 +267,9 @@ def test_transfers_and_gossip_show_what_their_owners_tell() -> None:
     assert [line["what"] for line in told["transfers"]] == ["copy", "drop"]
     assert told["rate_bytes_per_s"] == 12
     assert told["limit_bytes_per_s"] == hand.config.transfer_bytes_per_s
+    told = ask(hand, "n2", "gossip")
+    assert (told["node"], told["hash"]) == ("n2", f"{hand.nodes['n2'].roster.hash:016x}")
+    assert list(told["peers"]) == ["n1", "n3"]
     told = ask(hand, "n1", "gossip")
     assert told == {"node": "n1", "hash": f"{hand.nodes['n1'].roster.hash:016x}", "rounds": 4}
 
