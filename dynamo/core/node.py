@@ -11,6 +11,7 @@
               Gossip    what the ring is                     │                            outbox
               Orphans   rows that others own                 │
               Scanning  which keys an arc has                │
+              Changes   what people want of the ring         │
               Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
@@ -35,6 +36,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
@@ -46,6 +48,7 @@ from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
     BUCKETS,
+    CHANGE,
     FETCH,
     FETCHED,
     FORWARD,
@@ -92,6 +95,7 @@ EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
 _TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER))
+_TIMED = frozenset((PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
 
 
 class Cluster(NamedTuple):
@@ -170,10 +174,12 @@ class Node:
             outbox, life,
         )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
+        self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
-            self.exchange, now_ms,
+            self.exchange, self.changes, now_ms,
         )  # fmt: skip
+        self.inspection.gossip_view = self.gossip.report
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
         # Before anything else: the identity and the start counter of this life are on disk.
@@ -186,6 +192,7 @@ class Node:
             RING: self.inspection.on_ring,
             STATUS: self.inspection.on_status,
             SCAN: self.scanning.on_scan,
+            CHANGE: self.changes.on_change,
         }
 
     def _for_peers(self) -> dict[int, Handler]:
@@ -243,6 +250,8 @@ class Node:
         self.fanout.durable_due = self.serving.durable_due = fence.durable_due = False
         sync = self.fanout.durable_due or self.serving.durable_due or self.orphans.durable_due
         self.fanout.durable_due = self.serving.durable_due = self.orphans.durable_due = False
+        sync = self.fanout.durable_due or self.serving.durable_due or self.changes.durable_due
+        self.fanout.durable_due = self.serving.durable_due = self.changes.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -305,6 +314,7 @@ class Node:
             self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
         self.orphans.run(now_ms)
+        self.changes.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
@@ -333,6 +343,7 @@ class Node:
             self.handoff.next_due_ms(),
             self.replica.next_due_ms(),
             self.scanning.next_due_ms(),
+            self.changes.next_due_ms(),
         ):
             if other is not None:
                 due = min(due, other)
