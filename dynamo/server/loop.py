@@ -7,8 +7,7 @@ A turn takes whatever has arrived, up to a bound, and answers all of it at once:
 larger batches by itself, and both the commit and the frames are paid once per batch.
 
 Nothing that arrives can end the process. Bytes that are no frame of this cluster are counted by
-reason and dropped; so is what strangers may not say (see `peers`), and frames of earlier processes
-of a peer:
+reason and dropped; so are frames of earlier processes of a peer:
 
   A frame that n2 sent before it was killed may be read after frames of its next life. Frames carry
   the sender's start counter, and a lower one than the highest seen is a ghost - until the higher
@@ -321,8 +320,7 @@ class Server:
         except Malformed as error:
             self._refuse("peer", "", str(error), now_ms)
             return
-        allowed = self._peers.allowed(sender)
-        if not allowed:
+        if not self._peers.may_speak(sender):
             self._refuse("peer", "stranger", f"sender {sender[:64]!r} is no other node", now_ms)
             return
         if sender in self._peers.blocked:
@@ -332,10 +330,7 @@ class Server:
             self._stats["frames_of_ghosts"] += 1
             return
         born_ms = now_ms - self._ages.age_ms(sender, boot, sent_ms, now_ms)
-        heard = [(sender, message, born_ms) for message in messages if message[0] in allowed]
-        if len(heard) < len(messages):
-            self._refuse("peer", "stranger", f"sender {sender!r} is no member", now_ms)
-        inbox += heard
+        inbox += [(sender, message, born_ms) for message in messages]
 
     def _take_from_client(
         self, client: bytes, frame: bytes, inbox: list[tuple[Any, Message, int]], now_ms: int

@@ -5,8 +5,9 @@ not gone for good has an outlet. Beyond those an outlet is opened when there is 
 and closed when it has not been used for `VISIT_MS`: to a seed, of which only the address is known,
 and to a node that was removed and asks why nobody answers it.
 
-A sender counts as it stands in the roster when its frame is read. Members may say everything, all
-others what a node says to become one, or to hear that it is one no more (`FROM_STRANGER`).
+Whoever has the tag of the cluster and a name may speak, member or not. What strangers may say, and
+what those hear that were removed, the core decides message by message: a removed node under load
+has a REPLICATE in every frame, and refused as a whole none of them would tell it of its removal.
 
   P1  Outlets beyond the roster are few, and so are the lives remembered of strangers: whoever has
       the secret can invent names, and must not be able to fill the memory with them.
@@ -21,7 +22,7 @@ from collections.abc import Callable
 import zmq
 
 from dynamo.core.items import NAME
-from dynamo.core.messages import FROM_PEER, FROM_STRANGER, LIFE_BITS
+from dynamo.core.messages import LIFE_BITS
 from dynamo.core.roster import Roster
 from dynamo.server.config import Address
 from dynamo.server.outlets import Backlog, PeerOutlet
@@ -210,13 +211,9 @@ class Peers:
 
     # --- senders ----------------------------------------------------------------------------------
 
-    def allowed(self, sender: str) -> frozenset[int]:
-        """The kinds of message that are taken from a sender; none if it cannot be a node."""
-        if sender in self._roster.table.members and sender != self._roster.name:
-            return FROM_PEER
-        if sender == self._roster.name or not NAME.fullmatch(sender):
-            return frozenset()
-        return FROM_STRANGER
+    def may_speak(self, sender: str) -> bool:
+        """Whether a sender can be another node at all."""
+        return sender != self._roster.name and NAME.fullmatch(sender) is not None
 
     def is_ghost(self, sender: str, boot: int, now_ms: int) -> bool:
         """Note that a sender was heard, in this life; True for a frame of an earlier one."""
