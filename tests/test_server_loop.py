@@ -520,6 +520,14 @@ def test_a_seed_is_reached_by_its_address_until_its_name_is_known(rig: Rig) -> N
     assert (list(peers._visits), sorted(peers._outlets)) == ([], ["n2", "n3"])
 
 
+@pytest.mark.parametrize("host", ["", "not a host", "a:b:c", "*"])
+def test_an_address_that_is_none_does_no_harm(rig: Rig, host: str) -> None:
+    rig.node.roster.take("n/n3", (1, host, 7001, 7101, ""))
+    rig.node.outbox += [("n3", PING), (f"@{host}:7101", GOSSIP)]
+    rig.server.turn(0)
+    assert rig.answers()
+
+
 def test_outlets_beyond_the_roster_are_few(rig: Rig) -> None:
     """P1."""
     for port in range(40_000, 40_000 + 3 * visiting.VISITS_MAX):

@@ -33,6 +33,7 @@ class Finder:
 
     __slots__ = (
         "_asked_ms",
+        "_hurried",
         "_next",
         "_outbox",
         "_raw",
@@ -53,6 +54,7 @@ class Finder:
         self._outbox = outbox
         self._raw: Message = ()
         self._asked_ms = -NEVER_MS
+        self._hurried = False  # somebody wants the ring asked for as soon as that may be
         self._next = 0
 
     def addresses(self) -> list[str]:
@@ -76,6 +78,7 @@ class Finder:
             self._next += 1
         self.probe(now_ms, node)
         self._asked_ms = now_ms
+        self._hurried = False
         if self.ring is None:
             self.due_ms = now_ms + ASK_MS
 
@@ -91,15 +94,22 @@ class Finder:
         if self.ring is None:
             self.due_ms = min(self.due_ms, max(node.blocked_ms, now_ms + 1))
 
-    def refresh(self, now_ms: int, after_ms: int = HURRY_MS) -> None:
-        """Ask a healthy member, or a seed, if the last question is longer ago than `after_ms`."""
-        if self.ring is None or now_ms - self._asked_ms < HURRY_MS:
+    def refresh(self, now_ms: int, after_ms: int = 0) -> None:
+        """Ask a healthy member, or a seed, if the last question is longer ago than `after_ms`.
+
+        A question that comes too soon after another one is asked a little later.
+        """
+        if self.ring is None:
+            return
+        self._hurried = self._hurried or not after_ms
+        waited_ms = now_ms - self._asked_ms
+        if waited_ms < HURRY_MS:
             return
         nodes = [self.nodes[address] for address in self.addresses()]
         healthy = [node for node in nodes if not node.avoided]
         if not healthy:
             self.ask(now_ms)
-        elif now_ms - self._asked_ms >= after_ms:
+        elif self._hurried or waited_ms >= after_ms:
             self._next += 1
             self.ask(now_ms, healthy[self._next % len(healthy)])
 

@@ -193,7 +193,11 @@ class Server:
         # No slower than probes: a peer that is back is probed, and found, once per probe_ms.
         slowest = min(1_000, max(50, self._settings.config.probe_ms))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, slowest)
-        socket.connect(f"tcp://{address}")
+        try:
+            socket.connect(f"tcp://{address}")
+        except zmq.ZMQError:
+            # A record may name any host; one that cannot be is as good as one where nobody lives.
+            self._quiet.say("a node has an address that is none", "address", monotonic_ms())
         return socket
 
     def open(self) -> None:
