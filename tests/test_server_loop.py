@@ -437,7 +437,7 @@ def test_faults_cut_both_directions_until_they_end(faulty: Rig) -> None:
 
 # --- Nodes come and go ------------------------------------------------------------------------
 
-GOSSIP = (m.GOSSIP, [3, 2, 2, 8], 77)
+GOSSIP = (m.GOSSIP, [3, 2, 2, 8], 5, 77)
 
 
 def record(port: int, incarnation: int = 1) -> tuple[Any, ...]:
@@ -503,7 +503,7 @@ def test_a_node_that_is_gone_for_good_is_answered_and_then_let_go(
     roster.take("w/n2", (2, REMOVED, 1, 0))
     rig.server.turn(0)
     assert (peers._outlets, peers.polled) == ({}, [])
-    assert place.hears("n3", (m.ITEMS, [], []))
+    assert place.hears("n3", (m.PING, 2))
     assert list(peers._visits) == ["n3"]
     clock[0] += visiting.VISIT_MS
     rig.server.turn(0)
