@@ -40,8 +40,8 @@ from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
-from dynamo.core.gossip import Gossip
 from dynamo.core.fence import Fence
+from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
 from dynamo.core.liveness import Liveness
@@ -94,8 +94,9 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER))
-_TIMED = frozenset((PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset(
+    (PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER)
+)
 
 
 class Cluster(NamedTuple):
@@ -180,6 +181,10 @@ class Node:
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
         self.inspection.gossip_view = self.gossip.report
+        # What may ask for a step that ends in a synced commit.
+        self._durable: tuple[Any, ...] = (
+            self.fanout, self.serving, self.fence, self.orphans, self.changes,
+        )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
         # Before anything else: the identity and the start counter of this life are on disk.
@@ -245,13 +250,10 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        fence = self.fence
-        sync = self.fanout.durable_due or self.serving.durable_due or fence.durable_due
-        self.fanout.durable_due = self.serving.durable_due = fence.durable_due = False
-        sync = self.fanout.durable_due or self.serving.durable_due or self.orphans.durable_due
-        self.fanout.durable_due = self.serving.durable_due = self.orphans.durable_due = False
-        sync = self.fanout.durable_due or self.serving.durable_due or self.changes.durable_due
-        self.fanout.durable_due = self.serving.durable_due = self.changes.durable_due = False
+        sync = False
+        for part in self._durable:
+            sync |= part.durable_due
+            part.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
