@@ -18,6 +18,7 @@ from dynamo.sim.acts import SET_PREFIX, elements
 from dynamo.sim.caller import Reader
 from dynamo.sim.inspector import Inspector
 from dynamo.sim.judges import clock_of
+from dynamo.sim.reach import UNDERSTOOD_MS
 from dynamo.sim.world import World
 
 BUSY_WRITES = 5  # a key with as many writes is read through every node
@@ -69,8 +70,11 @@ def _inspect(world: World, keys: list[bytes]) -> None:
 
 
 def _drain(world: World) -> None:
-    """Let what is under way among nodes come to its end, lost pages and lost hints too."""
-    until_ms = world.now_ms + DRAIN_MS
+    """Let what is under way among nodes come to its end, lost pages and lost hints too.
+
+    Pages of a node whose clock stood still are dropped, and sent again, until that is understood.
+    """
+    until_ms = max(world.now_ms, world.thawed_ms + UNDERSTOOD_MS) + DRAIN_MS
     while world.now_ms < until_ms and not all(each.is_idle() for each in world.judges):
         world.run_until(world.now_ms + 50)
 
