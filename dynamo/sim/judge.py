@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from dynamo.client.op import Op
 from dynamo.core.node import Node
@@ -12,12 +13,28 @@ if TYPE_CHECKING:
     from dynamo.sim.caller import Caller
     from dynamo.sim.world import World
 
+# What a commit changed: space and key, and what was there before the step.
+Changes = dict[tuple[int, bytes], bytes | None]
+
+
+def first_changes(changes: Iterable[Change]) -> Changes:
+    """What a commit changed, each with what was there before the step."""
+    found: Changes = {}
+    for space, key, before in changes:
+        found.setdefault((space, key), before)
+    return found
+
+
+def listeners(judges: Iterable[Judge], method: str) -> list[Callable[..., None]]:
+    """This method of every judge that has one of its own."""
+    told: list[tuple[Any, Judge]] = [(getattr(type(judge), method), judge) for judge in judges]
+    return [getattr(judge, method) for own, judge in told if own is not getattr(Judge, method)]
+
 
 class Judge:
     """One promise. Each method hears of something, and accuses where the promise is broken."""
 
     numbers: ClassVar[tuple[str, ...]] = ()
-    watches_steps: ClassVar[bool] = False  # whether `stepped` is to be called: there are many
 
     def __init__(self, world: World) -> None:
         self.world = world
@@ -26,8 +43,8 @@ class Judge:
     def started(self, host: Host) -> None:
         """A process has started over the disk of its host."""
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        """A commit has succeeded; `changes` in order, each with what was there before."""
+    def committed(self, host: Host, first: Changes) -> None:
+        """A commit has succeeded; `first` has each row it changed, with what was there before."""
 
     def stepped(self, host: Host, node: Node) -> None:
         """A step has been committed, and nothing of its outbox has left."""

@@ -91,6 +91,7 @@ class Client(Caller):
         self._busy = 0  # lanes under way
         self._next: Callable[[Client], Lane] | None = None
         self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
+        self._due_ms = NEVER_MS  # the first of them
         self._gone = False
 
     def begin(self, at_ms: int, act: Callable[[Client], Lane]) -> None:
@@ -98,7 +99,8 @@ class Client(Caller):
         self._next = act
         self._began_ms = at_ms
         lanes = 1 if self.habit.pace_ms else self.habit.lanes
-        self._due = [(at_ms + i, None) for i in range(lanes)]
+        for i in range(lanes):
+            self._sleep(at_ms + i, None)
         self.world.attend(self)
 
     def inherit(self, other: Client) -> None:
@@ -114,19 +116,36 @@ class Client(Caller):
                 self.oracle.end_write(self.oracle.writes[op.waiter], INFO, self.world.now_ms)
             self.counts[INFO] += 1
         self._due.clear()
+        self._due_ms = NEVER_MS
 
     # --- lanes ----------------------------------------------------------------------------------
 
     def wake(self, now_ms: int) -> None:
         super().wake(now_ms)
-        due = [lane for at_ms, lane in self._due if at_ms <= now_ms]
-        if due:
-            self._due = [item for item in self._due if item[0] > now_ms]
-            for lane in due:
-                self._resume(lane)
+        self._rouse(now_ms)
+
+    def _rouse(self, now_ms: int) -> None:
+        """Let the lanes go on that have slept long enough."""
+        if self._due_ms > now_ms:
+            return
+        sleeping, self._due, self._due_ms = self._due, [], NEVER_MS
+        due = []
+        for at_ms, lane in sleeping:
+            if at_ms <= now_ms:
+                due.append(lane)
+            else:
+                self._sleep(at_ms, lane)
+        for lane in due:
+            self._resume(lane)
+
+    def _sleep(self, until_ms: int, lane: Lane | None) -> None:
+        self._due.append((until_ms, lane))
+        if until_ms < self._due_ms:
+            self._due_ms = until_ms
 
     def next_due_ms(self) -> int:
-        return min(self.session.next_due_ms(), min((at for at, _ in self._due), default=NEVER_MS))
+        due_ms = self.session.next_due_ms()
+        return due_ms if due_ms < self._due_ms else self._due_ms
 
     def _resume(self, lane: Lane | None) -> None:
         if lane is None:
@@ -141,7 +160,7 @@ class Client(Caller):
             if not self.habit.pace_ms:
                 self._wait(self.habit.think_ms)
         elif isinstance(wanted, int):
-            self._due.append((self.world.now_ms + wanted, lane))
+            self._sleep(self.world.now_ms + wanted, lane)
         else:
             self._carry_out(wanted, lane)
 
@@ -171,7 +190,7 @@ class Client(Caller):
         return int(pace_ms * min(max(1 - behind, 0), 20))
 
     def _wait(self, mean_ms: int) -> None:
-        self._due.append((self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None))
+        self._sleep(self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None)
 
     def _carry_out(self, ops: list[Op], lane: Lane) -> None:
         left = len(ops)
@@ -181,7 +200,7 @@ class Client(Caller):
             left -= 1
             if not left:
                 # In a turn of its own: an operation may end while it is being submitted.
-                self._due.append((self.world.now_ms, lane))
+                self._sleep(self.world.now_ms, lane)
 
         for op in ops:
             self._send(op, ended)
@@ -200,8 +219,8 @@ class Client(Caller):
             oracle.end(number, self.world.now_ms)
             if op.sent > 1:
                 self.world.mark("op took several attempts")
-            for judge in self.world.judges:
-                judge.answered(self, op)
+            for answered in self.world.on_answer:
+                answered(self, op)
             ended(op)
 
         self.submit(op, end)
@@ -233,7 +252,7 @@ class Client(Caller):
 
     def receive(self, now_ms: int, frame: Frame) -> None:
         super().receive(now_ms, frame)
-        if any(at_ms <= now_ms for at_ms, _ in self._due):
+        if self._due_ms <= now_ms:
             self.wake(now_ms)
 
     # --- reading --------------------------------------------------------------------------------
