@@ -19,7 +19,7 @@ reads shows the value that it wrote last, and beside it nothing that was ever ac
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from typing import NamedTuple
 
 from dynamo.client.memory import Memory, Seen
@@ -67,6 +67,25 @@ class Put(NamedTuple):
 BLANK = Known(b"", 0, [])
 
 
+class Pace:
+    """Puts and gets that the clients of a seed have begun, so that together they keep a rate.
+
+    Some things are one operation and some are twelve, a client that died starts anew, and one that
+    talks to a silent node stands still: so what counts is what all of them have begun so far. The
+    requests of a scan come on top.
+    """
+
+    def __init__(self, began_ms: int, each_ms: Sequence[int]) -> None:
+        self.clients = len(each_ms)  # those that keep it; others only count
+        self.begun = 0
+        self._began_ms = began_ms
+        self._per_ms = sum(1 / ms for ms in each_ms)
+
+    def behind(self, now_ms: int) -> float:
+        """How many operations each of the clients is behind, or ahead if negative."""
+        return ((now_ms - self._began_ms) * self._per_ms - self.begun) / self.clients
+
+
 class Client(Caller):
     """One application: what it does next, what it knows, and what it tells the oracle."""
 
@@ -86,8 +105,7 @@ class Client(Caller):
         self._through: dict[bytes, tuple[str, Bits, int]] = {}
         self._serial = 0
         self._acts = 0
-        self._began_ms = 0
-        self._begun = 0  # operations
+        self.pace = Pace(0, [habit.pace_ms or 1])
         self._busy = 0  # lanes under way
         self._next: Callable[[Client], Lane] | None = None
         self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
@@ -97,7 +115,6 @@ class Client(Caller):
     def begin(self, at_ms: int, act: Callable[[Client], Lane]) -> None:
         """Start acting at `at_ms`; `act` chooses what a lane does next."""
         self._next = act
-        self._began_ms = at_ms
         lanes = 1 if self.habit.pace_ms else self.habit.lanes
         for i in range(lanes):
             self._sleep(at_ms + i, None)
@@ -106,6 +123,7 @@ class Client(Caller):
     def inherit(self, other: Client) -> None:
         """Go on counting where another process of the same application has ended."""
         self._acts = other._acts
+        self.pace = other.pace
 
     def quit(self) -> None:
         """The process of this application is gone, with all it knew; nobody hears of the rest."""
@@ -114,7 +132,8 @@ class Client(Caller):
             self.give_up(op)
             if op.kind == m.PUT:
                 self.oracle.end_write(self.oracle.writes[op.waiter], INFO, self.world.now_ms)
-            self.counts[INFO] += 1
+            if op.slot is None:
+                self.counts[INFO] += 1
         self._due.clear()
         self._due_ms = NEVER_MS
 
@@ -180,14 +199,9 @@ class Client(Caller):
         return self._next(self)
 
     def _pace_ms(self) -> int:
-        """How long to wait before the next thing, so that operations keep their pace.
-
-        Some things are one operation and some are eight, and what stalls holds up what it would
-        have gone on with: so it is the operations begun so far that are counted.
-        """
-        pace_ms = self.habit.pace_ms
-        behind = (self.world.now_ms - self._began_ms) / pace_ms - self._begun
-        return int(pace_ms * min(max(1 - behind, 0), 20))
+        """How long to wait before the next thing, so that operations keep their pace."""
+        behind = self.pace.behind(self.world.now_ms)
+        return int(self.habit.pace_ms * min(max(1 - behind, 0), 20))
 
     def _wait(self, mean_ms: int) -> None:
         self._sleep(self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None)
@@ -208,7 +222,7 @@ class Client(Caller):
     def _send(self, op: Op, ended: Ended) -> None:
         oracle, now_ms = self.oracle, self.world.now_ms
         self._serial += 1
-        self._begun += 1
+        self.pace.begun += op.slot is None
         number = (self.name, self._serial)
         what = m.NAMES[op.kind].lower()
         oracle.begin(
