@@ -84,6 +84,7 @@ class Handoff:
         "_replica",
         "_sent",
         "_seq",
+        "_stirred",
         "_store",
         "_table",
         "events",
@@ -116,6 +117,8 @@ class Handoff:
         self._oldest: dict[str, int] = {}  # home -> since_wall_ms of its oldest hint, at least
         # request -> (home, storage key, what was sent, when it counts as lost)
         self._sent: dict[int, tuple[str, bytes, bytes, int]] = {}
+        # Most steps have nothing to send: whatever makes something to send, or room for it, says so.
+        self._stirred = True
         for skey, record in list(store.scan(HINTS)):
             row = self._read(skey, record)
             if row is not None:
@@ -231,6 +234,7 @@ class Handoff:
             self.stats["hints_created"] += 1
         self._bytes[home] = self._bytes.get(home, 0) + size - owed.get(skey, 0)
         owed[skey] = size
+        self._stirred = True
         self._oldest[home] = min(self._oldest.get(home, row[1]), row[1])
 
     def _erase(self, home: str, skey: bytes, row: Row) -> None:
@@ -254,7 +258,8 @@ class Handoff:
         """Send the next hints to every home that answers."""
         if self._sent:
             self._give_up_lost(now_ms)
-        if self._owed:
+        if self._owed and self._stirred:
+            self._stirred = False
             for home, owed in list(self._owed.items()):
                 if self._liveness.state(home) == "up":
                     self._send(home, owed, now_ms)
@@ -268,7 +273,10 @@ class Handoff:
                 continue
             size += self._deliver(home, skey, now_ms)
             room -= 1
-            if room <= 0 or size >= self._config.hint_batch_bytes:
+            if size >= self._config.hint_batch_bytes:
+                self._stirred = True  # the next step goes on
+                return
+            if room <= 0:
                 return
 
     def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
@@ -302,13 +310,17 @@ class Handoff:
             if due_ms > now_ms:
                 return
             del self._sent[req]
+            self._stirred = True
             self.stats["hints_unanswered"] += 1
 
     def on_replicate_ok(self, sender: str, message: Message) -> bool:
         """Handle an acknowledgement if it is of a hint; say whether it was."""
         _, req, status, _, _ = message
         sent = self._sent.pop(req, None)
-        if sent is None or sent[0] != sender:
+        if sent is None:
+            return False
+        self._stirred = True
+        if sent[0] != sender:
             return False
         home, skey, obj, _ = sent
         row = self.row(skey)
@@ -321,13 +333,14 @@ class Handoff:
         return True
 
     def drop_node(self, name: str) -> None:
-        """Forget what is on its way to a peer that was lost; it will be sent again."""
+        """Forget what is on its way to a peer that is heard again; it will be sent again."""
+        self._stirred = True
         for req in [req for req, sent in self._sent.items() if sent[0] == name]:
             del self._sent[req]
 
     def next_due_ms(self) -> int | None:
         """When a delivery counts as lost; None if nothing is on its way."""
-        return next((due for _, _, _, due in self._sent.values()), None)
+        return next(iter(self._sent.values()))[3] if self._sent else None
 
     def counts(self) -> dict[str, int]:
         """Undelivered hints per home."""

@@ -94,7 +94,9 @@ class Liveness:
         if peer is None:
             return
         peer.heard_ms = now_ms
-        peer.probed_ms = -1
+        if peer.probed_ms >= 0:
+            peer.probed_ms = -1
+            self._due_ms = self._next_due_ms()
         if peer.state is not UP:
             peer.state = UP
             self.doubts -= 1

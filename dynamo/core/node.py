@@ -166,6 +166,9 @@ class Node:
             name, cluster.name, config, self.table, store, self.requests, self.handoff,
             self.exchange, now_ms,
         )  # fmt: skip
+        self._parts = (
+            self.exchange, self.requests, self.handoff, self.replica, self.scanning,
+        )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
         # Before anything else: the identity and the start counter of this life are on disk.
@@ -274,15 +277,11 @@ class Node:
 
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
-        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        for other in (
-            self.requests.next_due_ms(),
-            self.handoff.next_due_ms(),
-            self.replica.next_due_ms(),
-            self.scanning.next_due_ms(),
-        ):
-            if other is not None:
-                due = min(due, other)
+        due = self.liveness.next_due_ms()
+        for part in self._parts:
+            other = part.next_due_ms()
+            if other is not None and other < due:
+                due = other
         return due
 
     def lost(self, peer: str) -> None:

@@ -54,6 +54,7 @@ CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
 CHECK_EVERY = 4  # steps; what a table holds too much it still holds a few steps later
+TRACE_BYTES = 1 << 16  # hashed at once: a call costs as much as a hundred bytes
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -111,6 +112,7 @@ class World:
         self._delivery = self._deliver
         self._wakes: dict[str, int] = {}
         self._hash = blake2b(digest_size=16)
+        self._trace = bytearray()  # what is to be hashed next
 
     def _host(self, name: str) -> Host:
         draw = self._rng.randrange
@@ -164,6 +166,8 @@ class World:
     @property
     def digest(self) -> str:
         """A hash of everything that happened so far."""
+        self._hash.update(self._trace)
+        self._trace.clear()
         return self._hash.hexdigest()
 
     # --- time -----------------------------------------------------------------------------------
@@ -520,7 +524,11 @@ class World:
 
     def record(self, *event: Any) -> None:
         """Note something that happened: in the digest, and in the log if there is one."""
-        self._hash.update(_encode((self.now_ms, event)))
+        trace = self._trace
+        trace += _encode((self.now_ms, event))
+        if len(trace) > TRACE_BYTES:
+            self._hash.update(trace)
+            trace.clear()
         if self.logging:
             self.log.append((self.now_ms, *event))
 
