@@ -77,6 +77,19 @@ class Liveness:
         peer = self._peers.get(name)
         return peer is None or peer.state is not DOWN
 
+    def in_order(self, names: list[str]) -> list[str]:
+        """Those that are UP first, SUSPECT ones after, DOWN ones not at all."""
+        if not self.doubts:
+            return names
+        up, suspect = [], []
+        for name in names:
+            state = self.state(name)
+            if state is UP:
+                up.append(name)
+            elif state is not DOWN:
+                suspect.append(name)
+        return up + suspect
+
     def states(self) -> dict[str, str]:
         return {name: peer.state for name, peer in self._peers.items()}
 

@@ -141,7 +141,7 @@ class Reads:
         op.answers[requests.me] = op.local
         if requests.replica.synced(op.arc):
             op.acked.append(requests.me)
-        op.left = requests.in_order(requests.table.others(op.arc, requests.me))[:]
+        op.left = requests.liveness.in_order(requests.table.others(op.arc, requests.me))[:]
         self._reach(op, len(op.acked))
 
     def _stand_in(self, op: Get) -> None:

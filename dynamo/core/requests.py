@@ -299,18 +299,10 @@ class Requests:
 
     # --- routing --------------------------------------------------------------------------------
 
-    def in_order(self, names: list[str]) -> list[str]:
-        """Nodes that are UP first, SUSPECT ones after, DOWN ones not at all."""
-        if not self.liveness.doubts:
-            return names
-        state = self.liveness.state
-        usable = [name for name in names if self.liveness.usable(name)]
-        return sorted(usable, key=lambda name: state(name) is not UP)
-
     def stand_ins(self, arc: int) -> list[str]:
         """Nodes beyond the owners that may keep a hint, best first, never this one."""
         found = self.table.fallbacks(arc, self.liveness.usable)
-        return self.in_order([name for name in found if name != self.me])
+        return self.liveness.in_order([name for name in found if name != self.me])
 
     def remaining_ms(self, op: Operation) -> int:
         return max(1, op.deadline_ms - self.now_ms)
@@ -371,7 +363,7 @@ class Forward(Operation):
         self.is_put = message[0] == PUT
         # Of the owners in doubt one is tried: all of them would use up the time that a stand-in
         # needs, when a partition has just begun and nobody is DOWN yet.
-        ordered = requests.in_order(list(owners))
+        ordered = requests.liveness.in_order(list(owners))
         up = sum(requests.liveness.state(name) is UP for name in ordered)
         self._left = ordered[: up + 1]
         self._stand_in = stand_in

@@ -175,7 +175,7 @@ class Writes:
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
         if attempt > 0 or (op.mode == AUTO and not synced):
             others = [name for name in op.owners if name != requests.me]
-            if self._ask(op, requests.in_order(others), synced):
+            if self._ask(op, requests.liveness.in_order(others), synced):
                 return
         self.apply(op)
 

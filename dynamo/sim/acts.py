@@ -272,6 +272,6 @@ ACTS: dict[str, Act] = {
 
 def choose(client: Client) -> Lane:
     """What a lane does next."""
-    name = client.rng.choices(list(client.habit.weights), list(client.habit.weights.values()))[0]
+    name = client.rng.choices(client.names, cum_weights=client.limits)[0]
     client.world.mark(f"op {name}")
     return ACTS[name](client)

@@ -253,7 +253,7 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
         # A step that waits for a disk takes milliseconds, in which its inbox fills.
-        work_ms=rng.choice((0, 2, 3, 4, 5) if profile == "default" else (0, 0, 0, 1, 3)),
+        work_ms=rng.choice((0, 3, 4, 5, 6) if profile == "default" else (0, 0, 0, 1, 3)),
         singly=singly,
         profile=profile,
         durability=durability,
@@ -303,7 +303,7 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
         suspicion_ms=probe_timeout_ms + rng.choice((40, 200, 800)),
         hint_batch=rng.choice((1, 2, 64)),
         exchange_ms=rng.choice((300, 1_000, 3_000) if long else (100, 300, 1_000, 3_000)),
-        exchange_rows=rng.choice((2, 8, 64, 256) if long else (1, 2, 8, 256)),
+        exchange_rows=rng.choice((4, 8, 64, 256) if long else (1, 2, 8, 256)),
         exchange_arcs=rng.choice((1, 4)),
     )
 

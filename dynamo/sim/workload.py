@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Generator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from dynamo.client.memory import Memory, Seen
@@ -105,6 +106,8 @@ class Client(Caller):
         self._through: dict[bytes, tuple[str, Bits, int]] = {}
         self._serial = 0
         self._acts = 0
+        self.names = list(habit.weights)  # of what it does
+        self.limits = list(accumulate(habit.weights.values()))
         self.pace = Pace(0, [habit.pace_ms or 1])
         self._busy = 0  # lanes under way
         self._next: Callable[[Client], Lane] | None = None
@@ -241,7 +244,7 @@ class Client(Caller):
         if op.put_id:
             self.world.uids[op.put_id] = op.waiter
         alone = op.kind in (m.PUT, m.GET) and op.slot is None  # not one of a scan's
-        if alone and self.rng.random() < self.habit.hasty:
+        if self.habit.hasty and alone and self.rng.random() < self.habit.hasty:
             self.world.at(now_ms + self.rng.randrange(1, 40), self._lose_patience, op)
 
     def _lose_patience(self, op: Op) -> None:
@@ -295,9 +298,9 @@ class Client(Caller):
         """Read a key; what it showed, None if there was no answer."""
         levels = self.levels() if levels is None else levels
         began, before, now_ms = self.memory.clock, self._through.get(key), self.world.now_ms
-        flags = (m.SLOPPY if self.habit.sloppy else 0) | (
-            m.REPAIR_FIRST if self.rng.random() < 0.1 else 0
-        )
+        flags = m.SLOPPY if self.habit.sloppy else 0
+        if self.rng.random() < 0.1:
+            flags |= m.REPAIR_FIRST
         op = Op(
             m.GET, key, now_ms + self.habit.timeout_ms, (levels.r, levels.pr, flags),
             tries=self.habit.tries, pin=self._pin(),

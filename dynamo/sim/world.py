@@ -53,7 +53,7 @@ from dynamo.storage.contract import StoreError
 CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
-CHECK_EVERY = 4  # steps; what a table holds too much it still holds a few steps later
+CHECK_EVERY = 8  # steps; what a table holds too much it still holds a few steps later
 TRACE_BYTES = 1 << 16  # hashed at once: a call costs as much as a hundred bytes
 
 _encode = msgspec.msgpack.Encoder().encode
