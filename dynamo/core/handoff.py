@@ -117,7 +117,7 @@ class Handoff:
         self._oldest: dict[str, int] = {}  # home -> since_wall_ms of its oldest hint, at least
         # request -> (home, storage key, what was sent, when it counts as lost)
         self._sent: dict[int, tuple[str, bytes, bytes, int]] = {}
-        # Most steps have nothing to send: whatever makes something to send, or room for it, says so.
+        # Most steps have nothing to send: whatever makes something to send, or room, says so.
         self._stirred = True
         for skey, record in list(store.scan(HINTS)):
             row = self._read(skey, record)

@@ -166,11 +166,13 @@ class Liveness:
         return self._due_ms
 
     def _next_due_ms(self) -> int:
-        due = self._ran_ms + self._config.probe_ms
+        config = self._config
+        due = self._ran_ms + config.probe_ms
         for peer in self._peers.values():
-            due = min(due, peer.probe_due_ms)
+            if peer.probe_due_ms < due:
+                due = peer.probe_due_ms
             if peer.state is UP and peer.probed_ms >= 0:
-                due = min(due, peer.probed_ms + self._config.probe_timeout_ms)
+                due = min(due, peer.probed_ms + config.probe_timeout_ms)
             elif peer.state is SUSPECT:
-                due = min(due, peer.heard_ms + self._config.suspicion_ms)
+                due = min(due, peer.heard_ms + config.suspicion_ms)
         return due

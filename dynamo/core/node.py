@@ -166,9 +166,8 @@ class Node:
             name, cluster.name, config, self.table, store, self.requests, self.handoff,
             self.exchange, now_ms,
         )  # fmt: skip
-        self._parts = (
-            self.exchange, self.requests, self.handoff, self.replica, self.scanning,
-        )  # fmt: skip
+        self._background = (self.liveness, self.handoff, self.exchange, self.replica)
+        self._parts = (*self._background[1:], self.requests, self.scanning)
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
         # Before anything else: the identity and the start counter of this life are on disk.
@@ -254,26 +253,28 @@ class Node:
                     self.events.append(("malformed", kind, str(error)))
 
     def _run_due(self, now_ms: int) -> None:
+        liveness, handoff, exchange, replica = self._background
         self.requests.run()
-        self.liveness.run(now_ms)
-        if self.liveness.came_up:
+        liveness.run(now_ms)
+        if liveness.came_up:
             # Fallbacks deliver to, and replicas compare with, whoever is back.
-            for name in self.liveness.came_up:
-                self.handoff.drop_node(name)
-            self.exchange.hurry(self.liveness.came_up)
-            self.liveness.came_up.clear()
-        self.handoff.run(now_ms)
+            for name in liveness.came_up:
+                handoff.drop_node(name)
+            exchange.hurry(liveness.came_up)
+            liveness.came_up.clear()
+        handoff.run(now_ms)
         self.scanning.run()
-        for arc in self.replica.take_doubted():
-            self.exchange.watch(arc)
-        if self.handoff.needs_repair:
-            self.handoff.needs_repair.clear()
-            self.exchange.look_soon(now_ms)
-        self.exchange.run(now_ms)
-        if self.liveness.doubts:
-            self.replica.hold_ids()
-        self.replica.forget_ids()
-        del self.events[:-EVENTS_MAX]
+        for arc in replica.take_doubted():
+            exchange.watch(arc)
+        if handoff.needs_repair:
+            handoff.needs_repair.clear()
+            exchange.look_soon(now_ms)
+        exchange.run(now_ms)
+        if liveness.doubts:
+            replica.hold_ids()
+        replica.forget_ids()
+        if len(self.events) > EVENTS_MAX:
+            del self.events[:-EVENTS_MAX]
 
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""

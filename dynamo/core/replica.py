@@ -466,7 +466,8 @@ class Replica:
         """When the oldest remembered id may be forgotten."""
         if not self.dead:
             return None
-        return max(next(iter(self.dead.values())), self._hold_ids_ms)
+        due_ms = next(iter(self.dead.values()))
+        return due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""

@@ -236,7 +236,8 @@ class Requests:
     def wake(self, op: Operation, due_ms: int) -> None:
         """Have `op.silent` called at `due_ms`, or `op.expired` if its deadline comes first."""
         self._ordinal += 1
-        heappush(self._due, (min(due_ms, op.deadline_ms), self._ordinal, op))
+        due_ms = due_ms if due_ms < op.deadline_ms else op.deadline_ms
+        heappush(self._due, (due_ms, self._ordinal, op))
 
     def close(self, op: Operation) -> None:
         """Forget an operation; later answers to it are ignored."""
@@ -305,7 +306,8 @@ class Requests:
         return self.liveness.in_order([name for name in found if name != self.me])
 
     def remaining_ms(self, op: Operation) -> int:
-        return max(1, op.deadline_ms - self.now_ms)
+        left_ms = op.deadline_ms - self.now_ms
+        return left_ms if left_ms > 0 else 1
 
     def stale(self, sender: str, req: int, arc: int, ver: int, phase: int) -> bool:
         """Whether a request was made under an older register; if so its sender gets this one."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from dynamo.client.op import Op
 from dynamo.core.node import Node
@@ -23,12 +23,6 @@ def first_changes(changes: Iterable[Change]) -> Changes:
     for space, key, before in changes:
         found.setdefault((space, key), before)
     return found
-
-
-def listeners(judges: Iterable[Judge], method: str) -> list[Callable[..., None]]:
-    """This method of every judge that has one of its own."""
-    told: list[tuple[Any, Judge]] = [(getattr(type(judge), method), judge) for judge in judges]
-    return [getattr(judge, method) for own, judge in told if own is not getattr(Judge, method)]
 
 
 class Judge:
@@ -61,3 +55,37 @@ class Judge:
 
     def at_rest(self) -> None:
         """Nothing goes wrong any more, and the ring has come to rest."""
+
+
+class Watched:
+    """What has judges, and tells them. Most of them listen to one thing only, and each of these
+    happens thousands of times in a run: so nobody is told of what it does not listen to."""
+
+    on_step: list[Callable[..., None]]
+    on_answer: list[Callable[..., None]]
+
+    @property
+    def judges(self) -> list[Judge]:
+        """Who watches from the side."""
+        return self._judges
+
+    @judges.setter
+    def judges(self, judges: list[Judge]) -> None:
+        self._judges = judges
+        self._on_commit = _listeners(judges, "committed")
+        self.on_step = _listeners(judges, "stepped")
+        self.on_answer = _listeners(judges, "answered")
+
+    def tell_committed(self, host: Host, changes: list[Change]) -> None:
+        """A commit of this host has succeeded."""
+        first = first_changes(changes)
+        for committed in self._on_commit:
+            committed(host, first)
+
+
+def _listeners(judges: Iterable[Judge], method: str) -> list[Callable[..., None]]:
+    """This method of every judge that has one of its own."""
+    default = getattr(Judge, method)
+    return [
+        getattr(judge, method) for judge in judges if getattr(type(judge), method) is not default
+    ]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache, partial
 
 from dynamo.core import dvv, ring
 from dynamo.core.replica import CHECK_BYTES, intact
@@ -42,8 +43,9 @@ def judge(world: World, rest: Callable[[], object], read_ms: int = READ_MS) -> N
             oracle.accuse("I13", key, f"a healed ring did not answer {reader.name}: {text}")
     rest()
     rows = {name: dict(host.disk.scan(OBJECTS)) for name, host in world.hosts.items()}
+    dead_at = cache(partial(_dead, world))
     for key in keys:
-        _judge_key(world, key, readers, rows, began_ms)
+        _judge_key(world, key, readers, rows, dead_at, began_ms)
     _judge_rows(world, rows)
     oracle.hints_at_rest(
         {
@@ -96,7 +98,10 @@ def _read(world: World, keys: list[bytes], read_ms: int) -> list[Reader]:
     return list(readers.values())
 
 
-def _judge_key(world: World, key: bytes, readers: list[Reader], rows: Rows, began_ms: int) -> None:
+def _judge_key(
+    world: World, key: bytes, readers: list[Reader], rows: Rows,
+    dead_at: Callable[[tuple[str, ...]], dict[bytes, None]], began_ms: int,
+) -> None:  # fmt: skip
     oracle = world.oracle
     owners = world.table.owners(ring.arc_of(key, world.config.partitions))
     skey = ring.storage_key(key, world.config.partitions)
@@ -106,7 +111,7 @@ def _judge_key(world: World, key: bytes, readers: list[Reader], rows: Rows, bega
     found: dict[str, None] = {}  # elements of a set
     dead: dict[bytes, None] = {}
     if any(write.attempts > 1 for write in oracle.writes_of(key)):
-        dead = _dead(world, owners)
+        dead = dead_at(owners)
     for name in owners:
         record = rows[name].get(skey)
         if record is None or not intact(skey, record):

@@ -19,10 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
 from typing import Any
-
-import msgspec
 
 from dynamo.core import messages as m
 from dynamo.core import ring
@@ -32,14 +29,13 @@ from dynamo.core.node import Cluster, Node
 from dynamo.sim.acks import Acks
 from dynamo.sim.agenda import Agenda
 from dynamo.sim.endpoint import Endpoint
-from dynamo.sim.judge import Judge, first_changes, listeners
+from dynamo.sim.judge import Watched
 from dynamo.sim.judges import JUDGES, Broken, note_broken
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
     NEVER_MS,
     WHILE_SENDING,
-    Change,
     Disk,
     Host,
     PowerCut,
@@ -48,18 +44,16 @@ from dynamo.sim.machine import (
 from dynamo.sim.network import Delivery, Frame, Network
 from dynamo.sim.oracle import Oracle
 from dynamo.sim.rest import only_copy, unsettled
+from dynamo.sim.trace import Trace
 from dynamo.storage.contract import StoreError
 
 CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
 CHECK_EVERY = 8  # steps; what a table holds too much it still holds a few steps later
-TRACE_BYTES = 1 << 16  # hashed at once: a call costs as much as a hundred bytes
-
-_encode = msgspec.msgpack.Encoder().encode
 
 
-class World:
+class World(Watched):
     """Hosts, clients and network under one virtual clock."""
 
     def __init__(
@@ -111,8 +105,7 @@ class World:
         self._called: list[Host] = []  # hosts that have their turn at the end of this moment
         self._delivery = self._deliver
         self._wakes: dict[str, int] = {}
-        self._hash = blake2b(digest_size=16)
-        self._trace = bytearray()  # what is to be hashed next
+        self._trace = Trace()
 
     def _host(self, name: str) -> Host:
         draw = self._rng.randrange
@@ -125,25 +118,7 @@ class World:
 
     def _new_disk(self, host: Host) -> None:
         host.disk = self._disks()
-        host.disk.watch = partial(self._committed, host)
-
-    @property
-    def judges(self) -> list[Judge]:
-        """Who watches from the side."""
-        return self._judges
-
-    @judges.setter
-    def judges(self, judges: list[Judge]) -> None:
-        # Most judges listen to one thing only, and each of these happens thousands of times.
-        self._judges = judges
-        self._on_commit = listeners(judges, "committed")
-        self._on_step = listeners(judges, "stepped")
-        self.on_answer = listeners(judges, "answered")
-
-    def _committed(self, host: Host, changes: list[Change]) -> None:
-        first = first_changes(changes)
-        for committed in self._on_commit:
-            committed(host, first)
+        host.disk.watch = partial(self.tell_committed, host)
 
     def note_loss(self, name: str) -> None:
         """A disk has lost something that it had: rows may be gone, or wrong, from now on."""
@@ -166,9 +141,7 @@ class World:
     @property
     def digest(self) -> str:
         """A hash of everything that happened so far."""
-        self._hash.update(self._trace)
-        self._trace.clear()
-        return self._hash.hexdigest()
+        return self._trace.digest
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -437,30 +410,20 @@ class World:
             token: Any = source
             if client:
                 token = source.encode()
-            elif self._is_ghost(host, source, boot, clock_ms):
+            elif host.is_ghost(source, boot, clock_ms, self.config.suspicion_ms):
+                self.mark("frame of a ghost")
                 continue
             born_ms = clock_ms - age_ms(sender, boot, sent_ms, clock_ms)
             for message in messages:
                 inbox.append((token, message, born_ms))
         return inbox
 
-    def _is_ghost(self, host: Host, peer: str, boot: int, clock_ms: int) -> bool:
-        """As the server does: a frame of an earlier process of a peer that was heard just now."""
-        known = host.boots.get(peer)
-        if known is not None and known[0] != boot:
-            earlier = boot >> m.LIFE_BITS < known[0] >> m.LIFE_BITS
-            if earlier and clock_ms - known[1] < self.config.suspicion_ms:
-                self.mark("frame of a ghost")
-                return True
-        host.boots[peer] = (boot, clock_ms)
-        return False
-
     def _examine(self, host: Host, node: Node) -> None:
         assert not host.disk.dirty, "N1: a step leaves nothing uncommitted"
         steps = self.steps = self.steps + 1
         if not steps % CHECK_EVERY:
             node.check()
-            for stepped in self._on_step:
+            for stepped in self.on_step:
                 stepped(host, node)
             if not steps % self._check_rows_every:
                 self.check_rows(host)
@@ -524,11 +487,7 @@ class World:
 
     def record(self, *event: Any) -> None:
         """Note something that happened: in the digest, and in the log if there is one."""
-        trace = self._trace
-        trace += _encode((self.now_ms, event))
-        if len(trace) > TRACE_BYTES:
-            self._hash.update(trace)
-            trace.clear()
+        self._trace.note(self.now_ms, event)
         if self.logging:
             self.log.append((self.now_ms, *event))
 
