@@ -185,6 +185,11 @@ class Node:
         self._durable: tuple[Any, ...] = (
             self.fanout, self.serving, self.fence, self.orphans, self.changes,
         )  # fmt: skip
+        self._background = (self.liveness, self.handoff, self.exchange, self.replica)
+        self._parts: tuple[Any, ...] = (
+            *self._background[1:], self.requests, self.scanning, self.gossip, self.orphans,
+            self.changes,
+        )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
         # Before anything else: the identity and the start counter of this life are on disk.
@@ -296,31 +301,33 @@ class Node:
 
     def _run_due(self, now_ms: int) -> None:
         self._follow(now_ms)
+        liveness, handoff, exchange, replica = self._background
         self.requests.run()
-        self.liveness.run(now_ms)
-        if self.liveness.came_up:
+        liveness.run(now_ms)
+        if liveness.came_up:
             # Fallbacks deliver to, and replicas compare with, whoever is back.
-            for name in self.liveness.came_up:
-                self.handoff.drop_node(name)
-            self.exchange.hurry(self.liveness.came_up)
+            for name in liveness.came_up:
+                handoff.drop_node(name)
+            exchange.hurry(liveness.came_up)
             self.orphans.hurry()
-            self.gossip.hurry(self.liveness.came_up)
-            self.liveness.came_up.clear()
-        self.handoff.run(now_ms)
+            self.gossip.hurry(liveness.came_up)
+            liveness.came_up.clear()
+        handoff.run(now_ms)
         self.gossip.run(now_ms)
         self.scanning.run()
-        for arc in self.replica.take_doubted():
-            self.exchange.watch(arc)
-        if self.handoff.needs_repair:
-            self.handoff.needs_repair.clear()
-            self.exchange.look_soon(now_ms)
-        self.exchange.run(now_ms)
+        for arc in replica.take_doubted():
+            exchange.watch(arc)
+        if handoff.needs_repair:
+            handoff.needs_repair.clear()
+            exchange.look_soon(now_ms)
+        exchange.run(now_ms)
         self.orphans.run(now_ms)
         self.changes.run(now_ms)
-        if self.liveness.doubts:
-            self.replica.hold_ids()
-        self.replica.forget_ids()
-        del self.events[:-EVENTS_MAX]
+        if liveness.doubts:
+            replica.hold_ids()
+        replica.forget_ids()
+        if len(self.events) > EVENTS_MAX:
+            del self.events[:-EVENTS_MAX]
 
     def _follow(self, now_ms: int) -> None:
         """Watch whom the ring has now, and count whom its registers name besides."""
@@ -338,17 +345,11 @@ class Node:
         """Until when there is nothing to do unless a message comes."""
         if self._followed != (self.roster.people, self.table.changes):
             return self._now_ms
-        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms(), self.orphans.next_due_ms())
-        for other in (
-            self.requests.next_due_ms(),
-            self.handoff.next_due_ms(),
-            self.replica.next_due_ms(),
-            self.scanning.next_due_ms(),
-            self.changes.next_due_ms(),
-        ):
-            if other is not None:
-                due = min(due, other)
+        due = self.liveness.next_due_ms()
+        for part in self._parts:
+            other = part.next_due_ms()
+            if other is not None and other < due:
+                due = other
         return due
 
     def lost(self, peer: str) -> None:

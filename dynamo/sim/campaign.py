@@ -31,7 +31,7 @@ from dynamo.sim.oracle import Oracle, Violation
 from dynamo.sim.profiles import Draw, draw
 from dynamo.sim.rest import scrub
 from dynamo.sim.story import tell
-from dynamo.sim.workload import Client
+from dynamo.sim.workload import Client, Pace
 from dynamo.sim.world import World
 
 __all__ = ["Draw", "Report", "draw", "faults_of", "run"]
@@ -127,10 +127,12 @@ def _load(drawn: Draw, world: World, forced: Forced, clients: list[Client]) -> N
     world.network.weather = drawn.weather
     began_ms = world.now_ms
     until_ms = began_ms + drawn.load_ms
+    pace = Pace(began_ms, [x.pace_ms for x in drawn.habits if x and x.pace_ms] or [1])
     for i, habit in enumerate(drawn.habits):
         rng = random.Random(f"{drawn.seed}/client/{i}")
         if habit is not None:
             client = Client(f"c{i}", habit, world, rng, until_ms)
+            client.pace = pace
             clients.append(client)
             client.begin(began_ms + rng.randrange(50), choose)
     faults = [fault._replace(at_ms=began_ms + fault.at_ms) for fault in faults_of(drawn)]

@@ -23,8 +23,8 @@ from dynamo.core.handoff import Row, decode_row
 from dynamo.core.node import EVENTS_MAX, Node
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, META, OBJECTS, QUARANTINE
-from dynamo.sim.judge import Judge
-from dynamo.sim.machine import Change, Host
+from dynamo.sim.judge import Changes, Judge
+from dynamo.sim.machine import Host
 from dynamo.sim.reach import Reach
 from dynamo.sim.ringjudge import Registers
 
@@ -47,14 +47,6 @@ def clock_of(obj: bytes) -> dvv.Clock:
             _clocks.clear()
         clock = _clocks[obj] = dvv.decode(obj)
     return clock
-
-
-def first_changes(changes: list[Change]) -> dict[tuple[int, bytes], bytes | None]:
-    """What a commit changed, each with what was there before the step."""
-    found: dict[tuple[int, bytes], bytes | None] = {}
-    for space, key, before in changes:
-        found.setdefault((space, key), before)
-    return found
 
 
 def fallen(before: dvv.Clock, after: dvv.Clock) -> str:
@@ -115,9 +107,9 @@ class Dots(Judge):
         """The dots under which any disk has ever committed a put."""
         return self._of.get(put_id, ())
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        for space, skey, _ in changes:
-            if space not in (OBJECTS, HINTS):
+    def committed(self, host: Host, first: Changes) -> None:
+        for space, skey in first:
+            if space != OBJECTS and space != HINTS:
                 continue
             record = host.disk.peek(space, skey)
             if record is None:
@@ -172,8 +164,7 @@ class Rows(Judge):
 
     numbers = ("I1", "I3")
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        first = first_changes(changes)
+    def committed(self, host: Host, first: Changes) -> None:
         for (space, skey), before in first.items():
             if space != OBJECTS or before is None or not intact(skey, before):
                 continue
@@ -220,8 +211,7 @@ class Hints(Judge):
         super().__init__(world)
         self._since_ms: dict[tuple[str, bytes], int] = {}  # when a hint row last grew
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        first = first_changes(changes)
+    def committed(self, host: Host, first: Changes) -> None:
         touched = False
         for (space, skey), before in first.items():
             if space != HINTS:
@@ -309,7 +299,6 @@ class Bounds(Judge):
     """Every table of a node is within its limit after every step, and nothing is left at rest."""
 
     numbers = ("I15",)
-    watches_steps = True
 
     def stepped(self, host: Host, node: Node) -> None:
         config, peers = node.config, len(self.world.hosts) - 1

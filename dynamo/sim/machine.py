@@ -257,6 +257,16 @@ class Host:
         self.seen_hash = 0  # of what its node knew of the ring when the world last looked
         self.forsaken = False  # lost for good: nobody starts it again
 
+    def is_ghost(self, peer: str, boot: int, clock_ms: int, suspicion_ms: int) -> bool:
+        """As the server does: a frame of an earlier process of a peer that was heard just now."""
+        known = self.boots.get(peer)
+        if known is not None and known[0] != boot:
+            earlier = boot >> m.LIFE_BITS < known[0] >> m.LIFE_BITS
+            if earlier and clock_ms - known[1] < suspicion_ms:
+                return True
+        self.boots[peer] = (boot, clock_ms)
+        return False
+
     def clock(self, now_ms: int) -> int:
         """What its monotonic clock shows."""
         return self.clock_ms + now_ms + now_ms * self.drift_ppm // 1_000_000

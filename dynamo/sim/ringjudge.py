@@ -19,8 +19,8 @@ import msgspec
 from dynamo.core.items import KINDS, LEFT, UNKNOWN
 from dynamo.core.ring import DONE, SWITCHED, Register
 from dynamo.core.spaces import RING
-from dynamo.sim.judge import Judge
-from dynamo.sim.machine import Change, Host
+from dynamo.sim.judge import Changes, Judge
+from dynamo.sim.machine import Host
 
 if TYPE_CHECKING:
     from dynamo.sim.world import World
@@ -38,8 +38,8 @@ class Registers(Judge):
         # Per arc every version that was switched to: (version, owners before, owners after).
         self._chains: dict[int, dict[int, tuple[tuple[str, ...], tuple[str, ...]]]] = {}
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        for space, key, before in changes:
+    def committed(self, host: Host, first: Changes) -> None:
+        for (space, key), before in first.items():
             if space == RING and key[1:2] == b"/" and key[:1] in b"nwr":
                 after = host.disk.peek(RING, key)
                 if after is None:
