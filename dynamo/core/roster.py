@@ -75,6 +75,7 @@ class Roster:
         "_unknown_arcs",
         "closed",
         "confirmed",
+        "draining",
         "events",
         "goals",
         "hash",
@@ -125,6 +126,7 @@ class Roster:
         self.people = 0  # grows whenever a node comes, goes, or changes its address
         # Why requests are refused, as (code, text): None while this node serves.
         self.closed: tuple[int, str] | None = None
+        self.draining = False  # people want to stop this node
         self.table = Table((), config.n, config.partitions, [UNKNOWN] * config.partitions)
         self._unknown_arcs = config.partitions
         self.confirmed = store.get(RING, b"confirmed") is not None
@@ -179,6 +181,11 @@ class Roster:
     def _confirm(self) -> None:
         self.confirmed = True
         self._store.put(RING, b"confirmed", b"")
+
+    def drain(self, on: bool) -> None:
+        """Refuse clients from now on, or no longer: people want to stop this node."""
+        self.draining = on
+        self._settle()
 
     # --- what follows from the items --------------------------------------------------------------
 
@@ -235,6 +242,8 @@ class Roster:
             return NOT_A_MEMBER, f"{self.name} has left the ring: ask another node"
         if status == REMOVED:
             return NOT_A_MEMBER, f"{self.name} was removed from the ring: ask another node"
+        if self.draining:
+            return NOT_READY, f"{self.name} is being drained: ask another node"
         if not self.confirmed:
             return NOT_READY, f"{self.name} has not heard from another node of its ring yet"
         if status == OUT:
