@@ -36,6 +36,7 @@ Sources: Demers et al. 1987 (anti-entropy and rumours); DESIGN §8.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -344,7 +345,7 @@ class Gossip:
         sender: str,
         promise: list[Any],
         life: int,
-        items: list[list[Any]] | tuple[list[Any], ...] = (),
+        items: Sequence[list[Any]] = (),
     ) -> bool:
         """Whether what the sender says of the ring is heard at all."""
         met = self._meet(sender)
@@ -386,7 +387,7 @@ class Gossip:
             met = self._met[sender] = _Met()
         return met
 
-    def _check_address(self, sender: str, items: list[list[Any]]) -> None:
+    def _check_address(self, sender: str, items: Sequence[list[Any]]) -> None:
         """Tell a node that began anew with a lower incarnation, at an address of its own.
 
         Its record counts for nothing here, so answers go where it was before. It must hear of the
