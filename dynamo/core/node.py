@@ -4,12 +4,14 @@
               Writes, Fanout    puts                         │
               Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
               Serving   what coordinators elsewhere ask      │
+              Fence     who is at which phase of a move      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │
               Gossip    what the ring is                     │                            outbox
               Orphans   rows that others own                 │
               Scanning  which keys an arc has                │
+              Changes   what people want of the ring         │
               Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
@@ -34,9 +36,11 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
+from dynamo.core.fence import Fence
 from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
@@ -44,6 +48,7 @@ from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
     BUCKETS,
+    CHANGE,
     FETCH,
     FETCHED,
     FORWARD,
@@ -64,6 +69,7 @@ from dynamo.core.messages import (
     PONG_FOR,
     PUT,
     REFUSED,
+    REGISTER,
     REPLICATE,
     REPLICATE_OK,
     RING,
@@ -88,7 +94,9 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER))
+_TIMED = frozenset(
+    (PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER)
+)
 
 
 class Cluster(NamedTuple):
@@ -152,8 +160,9 @@ class Node:
             config, self.roster, store, self.replica, self.liveness, outbox, life
         )
         self.requests = Requests(
-            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
+            config, name, cluster.secret, self.roster, self.replica, self.liveness, outbox, life
         )
+        self.fence = Fence(self.requests)
         self.serving = Serving(self.requests, self.handoff, store)
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
@@ -166,9 +175,15 @@ class Node:
             outbox, life,
         )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
+        self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
-            self.exchange, now_ms,
+            self.exchange, self.changes, now_ms,
+        )  # fmt: skip
+        self.inspection.gossip_view = self.gossip.report
+        # What may ask for a step that ends in a synced commit.
+        self._durable: tuple[Any, ...] = (
+            self.fanout, self.serving, self.fence, self.orphans, self.changes,
         )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
@@ -182,6 +197,7 @@ class Node:
             RING: self.inspection.on_ring,
             STATUS: self.inspection.on_status,
             SCAN: self.scanning.on_scan,
+            CHANGE: self.changes.on_change,
         }
 
     def _for_peers(self) -> dict[int, Handler]:
@@ -192,7 +208,8 @@ class Node:
             FETCHED: self.reads.on_fetched,
             ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
-            REFUSED: self.requests.on_refused,
+            REFUSED: self.fence.on_refused,
+            REGISTER: self.fence.on_register,
             FORWARD: self.requests.on_forward,
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
@@ -233,8 +250,10 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due or self.orphans.durable_due
-        self.fanout.durable_due = self.serving.durable_due = self.orphans.durable_due = False
+        sync = False
+        for part in self._durable:
+            sync |= part.durable_due
+            part.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -297,6 +316,7 @@ class Node:
             self.exchange.look_soon(now_ms)
         self.exchange.run(now_ms)
         self.orphans.run(now_ms)
+        self.changes.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
@@ -325,6 +345,7 @@ class Node:
             self.handoff.next_due_ms(),
             self.replica.next_due_ms(),
             self.scanning.next_due_ms(),
+            self.changes.next_due_ms(),
         ):
             if other is not None:
                 due = min(due, other)
