@@ -170,16 +170,14 @@ class Node:
         self.exchange = Exchange(
             config, name, self.table, self.replica, self.liveness, outbox, life
         )
-        self.orphans = Orphans(
-            config, self.roster, self.replica, store, self.liveness, self.handoff, self.requests,
-            outbox, life,
-        )  # fmt: skip
+        self.orphans = Orphans(self.requests, self.handoff, store, life)
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
+        self.inspection.movers.append(self.orphans.view)
         self.inspection.gossip_view = self.gossip.report
         # What may ask for a step that ends in a synced commit.
         self._durable: tuple[Any, ...] = (
@@ -334,9 +332,9 @@ class Node:
         seen = (self.roster.people, self.table.changes)
         if seen == self._followed:
             return
-        peers = self.roster.peers()
+        peers, writers = self.roster.peers(), self.table.writers
         known = {*peers, self.name}
-        named = dict.fromkeys(name for register in self.table.registers for name in register.cur)
+        named = {name: None for arc in range(self.config.partitions) for name in writers(arc)}
         absent = sum(name not in known for name in named)
         self.liveness.follow(peers, now_ms, absent)
         self._followed = seen
