@@ -88,6 +88,12 @@ class Liveness:
             if peer.state is not UP
         }
 
+    def follow(self, peers: list[str], now_ms: int) -> None:
+        """Watch these peers, and no others."""
+        self._peers = {name: self._peers.get(name) or _Peer(now_ms) for name in peers}
+        self.doubts = sum(peer.state is not UP for peer in self._peers.values())
+        self._due_ms = now_ms
+
     def heard(self, name: str, now_ms: int) -> None:
         """Any message of a peer is a sign of life."""
         peer = self._peers.get(name)

@@ -79,9 +79,9 @@ ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks fo
 ROOTS_ARE = 44
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
-GOSSIP = 47  # promise hash; promise: [n, r, w, partitions], hash: of everything known of the ring
-BUCKETS = 48  # hashes: [[bucket, hash], ...]; the answer to a GOSSIP with another hash
-ITEMS = 49  # items: [[key, item], ...] buckets: [[bucket, hash], ...] wanted back where they differ
+GOSSIP = 47  # promise life hash; promise: [n, r, w, partitions], hash: of all known of the ring
+BUCKETS = 48  # promise life hashes: [[bucket, hash], ...]; the answer to a GOSSIP of another hash
+ITEMS = 49  # promise life heard step items: [[key, item], ...] buckets: [[bucket, hash], ...]
 REGISTER = 50  # req arc ver phase tie cur next; adopt it, write it down, say so
 REGISTERED = 51  # req arc ver phase tie cur next promised; what is held now, on disk
 PROMISE = 52  # req arc ballot ver phase; serve none below, as to what follows (ver, phase)
@@ -125,9 +125,9 @@ SHAPES: dict[int, tuple[type, ...]] = {
     ROOTS_ARE: (N, N, L, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
-    GOSSIP: (N, L, N),
-    BUCKETS: (N, L),
-    ITEMS: (N, L, L),
+    GOSSIP: (N, L, N, N),
+    BUCKETS: (N, L, N, L),
+    ITEMS: (N, L, N, N, N, L, L),
     REGISTER: (N, N, N, N, N, N, L, L),
     REGISTERED: (N, N, N, N, N, N, L, L, N),
     PROMISE: (N, N, N, N, N, N),

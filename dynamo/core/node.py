@@ -6,7 +6,8 @@
               Serving   what coordinators elsewhere ask      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
-              Liveness  who answers                          │                            outbox
+              Liveness  who answers                          │
+              Gossip    what the ring is                     │                            outbox
               Scanning  which keys an arc has                │
               Inspection  what people ask                    ┘
 
@@ -35,17 +36,22 @@ from typing import Any, NamedTuple
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
+from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
+    BUCKETS,
     FETCH,
     FETCHED,
     FORWARD,
     FORWARDED,
+    FROM_STRANGER,
     GET,
+    GOSSIP,
     ID_IS,
+    ITEMS,
     KEYS,
     KEYS_ARE,
     LIFE_BITS,
@@ -132,6 +138,8 @@ class Node:
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
         self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
+        self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
+        self._people = self.roster.people
         self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
         self.requests = Requests(
             config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
@@ -150,7 +158,6 @@ class Node:
         )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
-        self.roster.confirm()  # until gossip does
         # Before anything else: the identity and the start counter of this life are on disk.
         store.commit(sync=True)
 
@@ -180,6 +187,9 @@ class Node:
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            GOSSIP: self.gossip.on_gossip,
+            BUCKETS: self.gossip.on_buckets,
+            ITEMS: self.gossip.on_items,
         }
 
     # --- the one step -------------------------------------------------------------------------
@@ -201,6 +211,7 @@ class Node:
         self._now_ms = now_ms
         self.requests.now_ms = now_ms
         self.requests.wall_ms = wall_ms
+        self.gossip.now_ms = now_ms
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
@@ -213,6 +224,7 @@ class Node:
 
     def _handle(self, inbox: list[tuple[Any, Message, int]], now_ms: int) -> None:
         heard: Any = None
+        member = True
         for sender, message, born_ms in inbox:
             kind = message[0]
             if type(sender) is bytes:
@@ -221,6 +233,10 @@ class Node:
                 if sender is not heard:
                     heard = sender
                     self.liveness.heard(sender, now_ms)
+                    member = self.roster.belongs(sender)
+                if sender == self.name or not (member or kind in FROM_STRANGER):
+                    self._refuse(sender)
+                    continue
                 handler = self._peer_handlers.get(kind)
             if handler is None:
                 self.stats["unexpected"] += 1
@@ -233,7 +249,18 @@ class Node:
                     self.stats["malformed"] += 1
                     self.events.append(("malformed", kind, str(error)))
 
+    def _refuse(self, sender: str) -> None:
+        """A node that does not belong to the ring asks for more than to be told of it."""
+        if sender == self.name:
+            self.stats["refused_own_name"] += 1  # one of the seeds is this node itself
+        else:
+            self.stats["refused_of_strangers"] += 1
+            self.gossip.stranger(sender)
+
     def _run_due(self, now_ms: int) -> None:
+        if self._people != self.roster.people:
+            self._people = self.roster.people
+            self.liveness.follow(self.roster.peers(), now_ms)
         self.requests.run()
         self.liveness.run(now_ms)
         if self.liveness.came_up:
@@ -241,8 +268,10 @@ class Node:
             for name in self.liveness.came_up:
                 self.handoff.drop_node(name)
             self.exchange.hurry(self.liveness.came_up)
+            self.gossip.hurry(self.liveness.came_up)
             self.liveness.came_up.clear()
         self.handoff.run(now_ms)
+        self.gossip.run(now_ms)
         self.scanning.run()
         for arc in self.replica.take_doubted():
             self.exchange.watch(arc)
@@ -257,7 +286,10 @@ class Node:
 
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
+        if self._people != self.roster.people:
+            return self._now_ms
         due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
+        due = min(due, self.gossip.next_due_ms())
         for other in (
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
