@@ -57,7 +57,7 @@ once len - W + 1 know phase 1. (Model: 2,968 stale reads in 80,000 without.)
 
 What people have given up (`forced`) has no vote, and no fence can be as safe as before.
 
-Everything but `Ballots` is pure.
+Everything but `Ballots` and `Elector` is pure.
 
 Sources: Lamport, Paxos made simple, 2001; algorithms §1.5; DESIGN §8.
 """
@@ -71,8 +71,15 @@ import msgspec
 
 from dynamo.core import ring
 from dynamo.core.config import Config, quorum
-from dynamo.core.items import JUMP_MAX
-from dynamo.core.messages import Malformed
+from dynamo.core.items import JUMP_MAX, read_register
+from dynamo.core.messages import (
+    PROMISED,
+    REGISTER,
+    REGISTERED,
+    VOTED,
+    Malformed,
+    Message,
+)
 from dynamo.core.replica import Replica
 from dynamo.core.ring import COPYING, STABLE, SWITCHED, Register
 from dynamo.core.roster import Roster
@@ -166,9 +173,7 @@ def on_promise(
     return YES, held._replace(promised=ballot)
 
 
-def on_vote(
-    held: Held, register: Register, ver: int, ballot: int, kill: int
-) -> tuple[int, Held]:
+def on_vote(held: Held, register: Register, ver: int, ballot: int, kill: int) -> tuple[int, Held]:
     """The answer to VOTE, and what is held from then on."""
     if register.ver != ver:
         return (BEHIND if register.ver < ver else AHEAD), held
@@ -193,7 +198,7 @@ def merged(mine: Held, theirs: Held) -> Held:
 class Attempt:
     """One ballot to have `target` follow `base`: who promised, how it must go on, who voted."""
 
-    __slots__ = ("base", "kill", "promises", "refused", "target", "voting", "votes")
+    __slots__ = ("base", "kill", "promises", "refused", "target", "votes", "voting")
 
     def __init__(self, base: Register, target: Register) -> None:
         self.base = base
@@ -303,3 +308,80 @@ class Ballots:
     def _check(register: Register, ballot: int) -> None:
         if not 0 < ballot >> ring.BALLOT_BITS <= register.round + JUMP_MAX:
             raise Malformed("a ballot that jumps too far")
+
+
+# --- on the wire ----------------------------------------------------------------------------------
+
+
+class Elector:
+    """Answers whoever moves arcs of this node; nothing leaves before it is on disk (V2)."""
+
+    __slots__ = ("_outbox", "_roster", "ballots", "durable_due")
+
+    def __init__(self, roster: Roster, ballots: Ballots, outbox: list[tuple[Any, Message]]) -> None:
+        self._roster = roster
+        self._outbox = outbox
+        self.ballots = ballots
+        self.durable_due = False  # this step must end in a synced commit
+
+    def on_register(self, sender: str, message: Message, born_ms: int) -> None:
+        """Adopt a register; say what is held, once that is on disk."""
+        register = told(self._roster, message)
+        _, req, arc = message[:3]
+        self._roster.adopt(arc, register)
+        if req:
+            held = self._roster.table.registers[arc]
+            promised = self.ballots.confirmed_under(arc)
+            self._outbox.append((sender, (REGISTERED, *lesson(req, arc, held), promised)))
+            self.durable_due = True
+
+    def on_promise(self, sender: str, message: Message, born_ms: int) -> None:
+        self._reply(sender, self.promise(message))
+
+    def on_vote(self, sender: str, message: Message, born_ms: int) -> None:
+        self._reply(sender, self.vote(message))
+
+    def _reply(self, sender: str, answer: Message) -> None:
+        if answer[3] == AHEAD:
+            register = self._roster.table.registers[answer[2]]
+            self._outbox.append((sender, (REGISTER, *lesson(0, answer[2], register))))
+        self._outbox.append((sender, answer))
+
+    def promise(self, message: Message) -> Message:
+        _, req, arc, ballot, ver, phase = message
+        self.durable_due = True
+        return (
+            PROMISED,
+            req,
+            arc,
+            *self.ballots.promise(_arc(self._roster, arc), ballot, ver, phase),
+        )
+
+    def vote(self, message: Message) -> Message:
+        _, req, arc, ver, ballot, kill = message
+        self.durable_due = True
+        answer = self.ballots.vote(_arc(self._roster, arc), ver, ballot, int(bool(kill)))
+        return (VOTED, req, arc, *answer)
+
+
+def lesson(req: int, arc: int, register: Register) -> Message:
+    """The fields of a REGISTER."""
+    return (req, arc, *register[:3], list(register.cur), list(register.next))
+
+
+def _arc(roster: Roster, arc: int) -> int:
+    if not 0 <= arc < roster.table.partitions:
+        raise Malformed("an arc that this ring has not")
+    return arc
+
+
+def told(roster: Roster, message: Message) -> Register:
+    """The register in a REGISTER or REGISTERED."""
+    arc = _arc(roster, message[2])
+    try:
+        register = read_register(message[3:8])
+    except (TypeError, ValueError):
+        raise Malformed("no register") from None
+    if register.round > roster.table.registers[arc].round + JUMP_MAX:
+        raise Malformed("a register whose round jumps too far")
+    return register

@@ -1,6 +1,7 @@
-"""Which owners a copy of an arc is still to be compared with: the bookkeeping of gaining nodes.
+"""The bookkeeping of comparisons: with whom, how far, and which of them a copy still needs.
 
-A node that is to become an owner, or that lets go of one, compares its rows with `need` owners
+`Peer` is what two owners share, `Walk` one arc on its way page by page, `Copies` the arcs that this
+node gains. Whoever is to become an owner, or lets go of one, compares its rows with `need` owners
 that `moves` allows one by one (see `ballots` for how many, and when they may count: V8). It asks
 all of them for their roots at once, walks what differs with one after the other, and asks the
 others again after each walk, because the first walk brings most of what they hold. So a copy
@@ -16,10 +17,42 @@ No messages here: `exchange` sends what is due, and reports what came of it.
 from __future__ import annotations
 
 from dynamo.core import ring
+from dynamo.core.ring import COPYING, Register
 
 # A bucket holds what may be copied in this time.
 BURST_MS = 250
 RETRY_MS = 500
+NEVER_MS = 1 << 62
+
+
+class Peer:
+    """What this node shares with one other, and how far they have compared it."""
+
+    __slots__ = ("arcs", "confirm_due_ms", "differing", "doubtful", "roots_due_ms", "unsynced")
+
+    def __init__(self) -> None:
+        self.arcs: dict[int, None] = {}
+        self.roots_due_ms = 0
+        # arc -> (own root, rounds) when it differed last; and when to look again
+        self.doubtful: dict[int, tuple[int, int]] = {}
+        self.confirm_due_ms = NEVER_MS
+        self.differing: dict[int, None] = {}
+        self.unsynced: dict[int, None] = {}  # arcs of which it says that it is no evidence
+
+
+def partners(register: Register) -> tuple[str, ...]:
+    """Who compares an arc with whom, as a matter of course."""
+    if register.phase == COPYING:
+        return register.cur
+    return (*register.cur, *(name for name in register.next if name not in register.cur))
+
+
+def wanted(
+    theirs: dict[bytes, bytes], mine: dict[bytes, None], objs: list[list[bytes]], upto: bytes
+) -> list[bytes]:
+    """The sender's keys that are missing here, or differ: both sides take the other's."""
+    differing = {pair[0]: None for pair in objs}
+    return [skey for skey in theirs if skey < upto and (skey not in mine or skey in differing)]
 
 
 class Walk:
@@ -82,7 +115,7 @@ class Bucket:
 class Copies:
     """All copies of one node, and what is due in them."""
 
-    __slots__ = ("_asked", "_bucket", "_parked", "done", "of")
+    __slots__ = ("_asked", "_bucket", "_parked", "done", "of", "pages")
 
     def __init__(self, bytes_per_s: int, now_ms: int) -> None:
         self._bucket = Bucket(bytes_per_s, now_ms)
@@ -91,6 +124,7 @@ class Copies:
         # request -> (peer, copies, when it counts as lost)
         self._asked: dict[int, tuple[str, list[Copy], int]] = {}
         self._parked: dict[int, Walk] = {}  # arc -> a walk that waits for tokens
+        self.pages: dict[int, Walk] = {}  # request -> a walk whose page is under way
 
     def allow(self, arc: int, peer: str, need: int) -> None:
         """From now on a comparison with `peer` counts. With need 0 there is nobody to ask."""
@@ -176,22 +210,19 @@ class Copies:
         return walk.copy is not None and self.of.get(walk.arc) is walk.copy
 
     def brought(self, walk: Walk, rows: int, size: int, now_ms: int) -> None:
-        """A page came; the next one waits its turn."""
-        assert walk.copy is not None
-        walk.copy.rows += rows
-        walk.copy.bytes += size
-        self._bucket.take(size, now_ms)
-        self._parked[walk.arc] = walk
-
-    def walked(self, walk: Walk) -> None:
-        """The whole arc was compared with a peer: now the others may be equal, too."""
+        """A page came. The next one waits its turn; after the last, the others may be equal."""
         copy = walk.copy
         assert copy is not None
+        copy.rows += rows
+        copy.bytes += size
+        self._bucket.take(size, now_ms)
+        if walk.at < walk.end:
+            self._parked[walk.arc] = walk
+            return
         copy.walk = None
         copy.met[walk.peer] = None
         copy.ask.update(copy.differ)
         copy.differ.clear()
-        self._parked.pop(walk.arc, None)
 
     def lost(self, walk: Walk, reachable: bool) -> None:
         """A page did not come. It is asked for again, of another owner if this one is away."""
@@ -205,14 +236,11 @@ class Copies:
 
     def next_due_ms(self, now_ms: int) -> int:
         """When something is due here, apart from pages on their way."""
-        due = min((at for _, _, at in self._asked.values()), default=1 << 62)
+        due = min((at for _, _, at in self._asked.values()), default=NEVER_MS)
         for copy in self.of.values():
-            due = min(due, *copy.retry.values(), 1 << 62)
+            due = min(due, *copy.retry.values(), NEVER_MS)
             if copy.ask:
                 due = now_ms
         if self._parked or any(c.differ and c.walk is None for c in self.of.values()):
             due = min(due, self._bucket.free_ms(now_ms))
         return due
-
-    def __len__(self) -> int:
-        return len(self._asked)

@@ -33,6 +33,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.ballots import Ballots, Elector
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
@@ -57,8 +58,12 @@ from dynamo.core.messages import (
     LIFE_BITS,
     PING,
     PONG,
+    PROMISE,
+    PROMISED,
     PUT,
     REFUSED,
+    REGISTER,
+    REGISTERED,
     REPLICATE,
     REPLICATE_OK,
     RING,
@@ -66,9 +71,12 @@ from dynamo.core.messages import (
     ROOTS_ARE,
     SCAN,
     STATUS,
+    VOTE,
+    VOTED,
     Malformed,
     Message,
 )
+from dynamo.core.moves import Moves
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
@@ -148,9 +156,16 @@ class Node:
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
         self.reads = Reads(self.requests, self.handoff)
+        ballots = Ballots(self.roster, self.replica, store, now_ms)
+        self.elector = Elector(self.roster, ballots, outbox)
         self.exchange = Exchange(
-            config, name, self.table, self.replica, self.liveness, outbox, life
-        )
+            config, name, self.table, self.replica, self.liveness, ballots, outbox, life,
+            now_ms,
+        )  # fmt: skip
+        self.moves = Moves(
+            config, self.roster, self.replica, self.liveness, self.exchange, self.elector, outbox,
+            rng, life, now_ms,
+        )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
@@ -187,6 +202,12 @@ class Node:
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            REGISTER: self.elector.on_register,
+            REGISTERED: self.moves.driver.on_registered,
+            PROMISE: self.elector.on_promise,
+            PROMISED: self.moves.driver.on_promised,
+            VOTE: self.elector.on_vote,
+            VOTED: self.moves.driver.on_voted,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -212,15 +233,23 @@ class Node:
         self.requests.now_ms = now_ms
         self.requests.wall_ms = wall_ms
         self.gossip.now_ms = now_ms
+        self.elector.ballots.now_ms = now_ms
+        self.moves.begin_step(now_ms)
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due
-        self.fanout.durable_due = self.serving.durable_due = False
-        self._store.commit(sync=sync)  # N1
+        self._store.commit(sync=self._take_durable_due())  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
         return outbox
+
+    def _take_durable_due(self) -> bool:
+        """Whether this step must end in a synced commit, whatever the node's durability."""
+        sync = False
+        for part in (self.fanout, self.serving, self.elector, self.moves.driver):
+            sync = sync or part.durable_due
+            part.durable_due = False
+        return sync
 
     def _handle(self, inbox: list[tuple[Any, Message, int]], now_ms: int) -> None:
         heard: Any = None
@@ -269,6 +298,7 @@ class Node:
                 self.handoff.drop_node(name)
             self.exchange.hurry(self.liveness.came_up)
             self.gossip.hurry(self.liveness.came_up)
+            self.moves.hurry()
             self.liveness.came_up.clear()
         self.handoff.run(now_ms)
         self.gossip.run(now_ms)
@@ -278,6 +308,7 @@ class Node:
         if self.handoff.needs_repair:
             self.handoff.needs_repair.clear()
             self.exchange.look_soon(now_ms)
+        self.moves.run(now_ms)
         self.exchange.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
@@ -289,7 +320,7 @@ class Node:
         if self._people != self.roster.people:
             return self._now_ms
         due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms())
+        due = min(due, self.gossip.next_due_ms(), self.moves.next_due_ms())
         for other in (
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
