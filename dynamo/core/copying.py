@@ -89,12 +89,22 @@ class Copy:
 class Bucket:
     """Bytes that may be copied now: filled with time, overdrawn by at most one page."""
 
-    __slots__ = ("_at_ms", "_rate", "_thousandths")
+    __slots__ = ("_at_ms", "_rate", "_second", "_thousandths")
 
     def __init__(self, bytes_per_s: int, now_ms: int) -> None:
         self._rate = bytes_per_s
         self._thousandths = bytes_per_s * BURST_MS  # of a byte
         self._at_ms = now_ms
+        self._second = (now_ms, 0, 0)  # the second that began then, its bytes, those of the last
+
+    def per_second(self, now_ms: int) -> int:
+        """Bytes taken in the last whole second."""
+        began_ms, count, before = self._second
+        passed_ms = now_ms - began_ms
+        if passed_ms >= 1_000:
+            began_ms, count, before = now_ms, 0, count if passed_ms < 2_000 else 0
+            self._second = (began_ms, count, before)
+        return max(count, before)
 
     def _fill(self, now_ms: int) -> None:
         passed_ms = max(0, now_ms - self._at_ms)
@@ -105,6 +115,9 @@ class Bucket:
     def take(self, count: int, now_ms: int) -> None:
         self._fill(now_ms)
         self._thousandths -= count * 1_000
+        self.per_second(now_ms)
+        began_ms, so_far, before = self._second
+        self._second = (began_ms, so_far + count, before)
 
     def free_ms(self, now_ms: int) -> int:
         """When the next page may be asked for: `now_ms` or later."""
@@ -141,6 +154,10 @@ class Copies:
         self.of.pop(arc, None)
         self._parked.pop(arc, None)
         self.done.pop(arc, None)
+
+    def per_second(self, now_ms: int) -> int:
+        """Bytes that copies brought in the last second."""
+        return self._bucket.per_second(now_ms)
 
     def whole(self) -> list[Copy]:
         """Copies that have met as many owners as they need; they are done."""

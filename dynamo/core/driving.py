@@ -48,6 +48,7 @@ class Move:
         "confirmed",
         "due_ms",
         "gap_ms",
+        "heard",
         "progress_ms",
         "refusals",
         "req",
@@ -76,6 +77,7 @@ class Move:
         self.confirmed: dict[str, None] = {}
         self.refusals: dict[str, int] = {}  # name -> why it does not count
         self.taught: dict[str, None] = {}
+        self.heard: dict[str, None] = {}  # who has answered, whatever
         self.gap_ms = RESEND_MS
 
 
@@ -122,6 +124,7 @@ class Driver:
         """Begin a task, or begin it again."""
         del self.waiting[move.arc]
         self.active[move.arc] = move
+        move.progress_ms = self.now_ms
         if move.task.what == "propose":
             self._propose(move)
         else:
@@ -261,6 +264,7 @@ class Driver:
         if move is None or move.req != req or move.stage != "promise" or move.attempt is None:
             return
         attempt = move.attempt
+        move.heard[sender] = None
         if sender not in self._electors(attempt.base) or sender in attempt.promises:
             return
         if code == YES:
@@ -360,6 +364,7 @@ class Driver:
         if move is None or move.req != req or move.attempt is None or not move.attempt.voting:
             return
         attempt = move.attempt
+        move.heard[sender] = None
         if sender not in self._electors(attempt.base) or sender in attempt.votes:
             return
         if code == YES:
@@ -392,6 +397,7 @@ class Driver:
         move = self.active.get(arc)
         if move is None or move.req != req or move.stage not in ("confirm", "copy"):
             return
+        move.heard[sender] = None
         mine = move.task.register
         counts = register[:2] == mine[:2] and sender in self._electors(mine)
         if counts and sender not in move.confirmed:

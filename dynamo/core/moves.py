@@ -30,11 +30,12 @@ import random
 from typing import Any
 
 from dynamo.core import ballots as rules
-from dynamo.core.ballots import Elector
+from dynamo.core.ballots import NO, UNSYNCED, Elector
 from dynamo.core.config import Config
+from dynamo.core.copying import Copy
 from dynamo.core.driving import RESEND_MS, Driver, Move, Task
 from dynamo.core.exchange import Exchange
-from dynamo.core.liveness import DOWN, Liveness
+from dynamo.core.liveness import DOWN, UP, Liveness
 from dynamo.core.messages import Message
 from dynamo.core.replica import Replica
 from dynamo.core.ring import COPYING, SWITCHED, Register
@@ -212,4 +213,72 @@ class Moves:
 
     def next_due_ms(self) -> int:
         """When `run` has something to do next, apart from messages."""
-        return self.now_ms if self._roster.moved else self._due_ms
+        if self._roster.moved or self._exchange.copies.done:
+            return self.now_ms
+        return self._due_ms
+
+    # --- for people ---------------------------------------------------------------------------
+
+    def view(self) -> list[dict[str, Any]]:
+        """What this node moves, what came of it so far, and why what waits is waiting."""
+        under_way = list(self.driver.active.values())
+        queued = list(self.driver.waiting.values())
+        return [self._line(move, len(under_way)) for move in (under_way + queued)[:VIEW_MAX]]
+
+    def _line(self, move: Move, others: int) -> dict[str, Any]:
+        register = move.task.register
+        wanted = move.task.wanted if move.task.what == "propose" else register.next
+        copy = self._exchange.copies.of.get(move.arc)
+        gainer = next((name for name in wanted if name not in register.cur), "")
+        return {
+            "what": move.task.what,
+            "arc": move.arc,
+            "from": [name for name in register.cur if name not in wanted],
+            "to": gainer,
+            "phase": register.phase,
+            "rows": copy.rows if copy is not None else 0,
+            "bytes": copy.bytes if copy is not None else 0,
+            "since_ms": self.now_ms - move.began_ms,
+            "why": self._why(move, copy, others),
+            "retry_ms": max(0, move.due_ms - self.now_ms) if move.stage != "copy" else 0,
+        }
+
+    def _why(self, move: Move, copy: Copy | None, others: int) -> str:
+        """What the arc waits for, as a sentence; "" where it goes on as it should."""
+        if move.stage == "wait" and not move.tries:
+            return f"{others} other {'arc' if others == 1 else 'arcs'} first"
+        if move.stage == "copy" and copy is not None:
+            return self._why_copying(copy)
+        register = move.task.register
+        names = rules.electors(register.cur, self._roster.forced)
+        count = rules.fence(self._config, register.cur, self._roster.forced)
+        silent = [name for name in names if name != self._me and name not in move.heard]
+        barred = [name for name in names if move.refusals.get(name) == UNSYNCED]
+        promised = [name for name in names if move.refusals.get(name) == NO]
+        if barred:
+            return f"{_listed(barred)} still catching up, {count} of {len(names)} owners must agree"
+        if promised:
+            return "another change of this arc is under way"
+        if move.stage == "wait" or self.now_ms - move.taken_ms >= RESEND_MS:
+            down = [name for name in silent if self._liveness.state(name) != UP]
+            who = f"{_listed(down)} down" if down else f"{_listed(silent)} silent"
+            if silent:
+                return f"{who}, {count} of {len(names)} owners are needed to know of the move"
+        return ""
+
+    def _why_copying(self, copy: Copy) -> str:
+        if copy.walk is not None:
+            if self._liveness.state(copy.walk.peer) != UP:
+                return f"{_listed([copy.walk.peer])} down, it was being copied from"
+            return f"copying from {copy.walk.peer}"
+        if copy.retry:
+            return f"{_listed(list(copy.retry))} still catching up"
+        left = [name for name in copy.allowed if name not in copy.met]
+        return f"comparing with {left[0]}" if left else "more owners have to know of the move first"
+
+
+def _listed(names: list[str]) -> str:
+    """ "n2 is", "n2 and n3 are": how a sentence about them begins."""
+    if len(names) == 1:
+        return f"{names[0]} is"
+    return f"{', '.join(names[:-1])} and {names[-1]} are"

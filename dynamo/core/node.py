@@ -310,6 +310,8 @@ class Node:
             self.exchange.look_soon(now_ms)
         self.moves.run(now_ms)
         self.exchange.run(now_ms)
+        if self.exchange.copies.done:
+            self.moves.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
