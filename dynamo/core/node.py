@@ -36,6 +36,7 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.ballots import Ballots, Elector
 from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
@@ -67,9 +68,12 @@ from dynamo.core.messages import (
     PING_FOR,
     PONG,
     PONG_FOR,
+    PROMISE,
+    PROMISED,
     PUT,
     REFUSED,
     REGISTER,
+    REGISTERED,
     REPLICATE,
     REPLICATE_OK,
     RING,
@@ -77,9 +81,12 @@ from dynamo.core.messages import (
     ROOTS_ARE,
     SCAN,
     STATUS,
+    VOTE,
+    VOTED,
     Malformed,
     Message,
 )
+from dynamo.core.moves import Moves
 from dynamo.core.orphans import Orphans
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
@@ -167,31 +174,44 @@ class Node:
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
         self.reads = Reads(self.requests, self.handoff)
+        ballots = Ballots(self.roster, self.replica, store, now_ms)
+        self.elector = Elector(self.roster, ballots, outbox)
         self.exchange = Exchange(
-            config, name, self.table, self.replica, self.liveness, outbox, life
-        )
+            config, name, self.table, self.replica, self.liveness, ballots, outbox, life,
+            now_ms,
+        )  # fmt: skip
+        self.moves = Moves(
+            config, self.roster, self.replica, self.liveness, self.exchange, self.elector, outbox,
+            rng, life, now_ms,
+        )  # fmt: skip
         self.orphans = Orphans(self.requests, self.handoff, store, life)
+        self._look_inward(cluster, store, now_ms)
+        self._client_handlers = self._for_clients()
+        self._peer_handlers = self._for_peers()
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    def _look_inward(self, cluster: Cluster, store: Any, now_ms: int) -> None:
+        """What people and clients ask of the ring, and the lists of parts that a step goes by."""
+        config, name = self.config, self.name
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
-        self.inspection.movers.append(self.orphans.view)
+        self.inspection.movers += [self.moves.view, self.orphans.view]
         self.inspection.gossip_view = self.gossip.report
         # What may ask for a step that ends in a synced commit.
         self._durable: tuple[Any, ...] = (
-            self.fanout, self.serving, self.fence, self.orphans, self.changes,
+            self.fanout, self.serving, self.fence, self.orphans, self.changes, self.elector,
+            self.moves.driver,
         )  # fmt: skip
         self._background = (self.liveness, self.handoff, self.exchange, self.replica)
         self._parts: tuple[Any, ...] = (
             *self._background[1:], self.requests, self.scanning, self.gossip, self.orphans,
-            self.changes,
+            self.changes, self.moves,
         )  # fmt: skip
-        self._client_handlers = self._for_clients()
-        self._peer_handlers = self._for_peers()
-        # Before anything else: the identity and the start counter of this life are on disk.
-        store.commit(sync=True)
 
     def _for_clients(self) -> dict[int, Handler]:
         return {
@@ -225,6 +245,12 @@ class Node:
             KEYS_ARE: self.exchange.on_keys_are,
             OFFER: self.orphans.on_offer,
             OFFERED: self.orphans.on_offered,
+            REGISTER: self.elector.on_register,
+            REGISTERED: self.moves.driver.on_registered,
+            PROMISE: self.elector.on_promise,
+            PROMISED: self.moves.driver.on_promised,
+            VOTE: self.elector.on_vote,
+            VOTED: self.moves.driver.on_voted,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -250,6 +276,8 @@ class Node:
         self.requests.now_ms = now_ms
         self.requests.wall_ms = wall_ms
         self.gossip.now_ms = now_ms
+        self.elector.ballots.now_ms = now_ms
+        self.moves.begin_step(now_ms)
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
@@ -309,6 +337,7 @@ class Node:
             exchange.hurry(liveness.came_up)
             self.orphans.hurry()
             self.gossip.hurry(liveness.came_up)
+            self.moves.hurry()
             liveness.came_up.clear()
         handoff.run(now_ms)
         self.gossip.run(now_ms)
@@ -318,7 +347,10 @@ class Node:
         if handoff.needs_repair:
             handoff.needs_repair.clear()
             exchange.look_soon(now_ms)
+        self.moves.run(now_ms)
         exchange.run(now_ms)
+        if exchange.copies.done:
+            self.moves.run(now_ms)
         self.orphans.run(now_ms)
         self.changes.run(now_ms)
         if liveness.doubts:
