@@ -232,7 +232,6 @@ class Node:
             ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
             REFUSED: self.fence.on_refused,
-            REGISTER: self.fence.on_register,
             FORWARD: self.requests.on_forward,
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,

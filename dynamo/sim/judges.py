@@ -270,7 +270,8 @@ class Hints(Judge):
             return
         pending = sum(node.handoff.counts().values())
         created = stats["hints_created"]
-        delivered = stats["hints_delivered"] + stats["hints_rerouted"]
+        ways = ("hints_delivered", "hints_rerouted", "hints_discarded")
+        delivered = sum(stats[way] for way in ways)
         if created != delivered + pending:
             self.oracle.accuse(
                 "I9", b"", f"{name} created {created} hints, delivered {delivered}, keeps {pending}"
