@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynamo.core import messages as m
+from dynamo.core.config import quorum
 from dynamo.core.items import IN, OUT
 from dynamo.core.messages import Message
 from dynamo.sim.history import NEVER_MS
@@ -78,9 +79,16 @@ class Operator:
             stages = [{"verb": "replace", "node": names[0], "by": names[1]}]
         else:
             stages = [{"verb": verb, "node": name} for name in names]
-        if self._step.force:
+        if self._step.force or (verb in ("remove", "replace") and self._needs_force()):
             stages = [{**stage, "force": True} for stage in stages]
         return [("stage", stage) for stage in stages] + [("plan", {}), ("commit", {})]
+
+    def _needs_force(self) -> bool:
+        """Whether one owner less is too few for any move: only people can give up its copies."""
+        config = self._world.config
+        n = config.n
+        r, w = config.r or quorum(n), config.w or quorum(n)
+        return max(n - r + 1, n - w + 1) > n - 1
 
     def _again(self, now_ms: int) -> None:
         """From the beginning, through the next node: what was staged may be on the other side."""
