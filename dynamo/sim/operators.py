@@ -64,6 +64,11 @@ class Operator:
         self._due_ms = NEVER_MS
         world.add(self)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has not given up, and is not done."""
+        return self._due_ms != NEVER_MS
+
     def begin(self, abort: str = "") -> None:
         """Start working. `abort`: the task that is to be taken back."""
         self._abort = abort
@@ -180,12 +185,28 @@ class Changes:
     def _play(self, step: Step) -> None:
         if self._over or not self._acts[step.verb](step):
             return
+        wait_ms = 0
+        if step.verb in ("remove", "replace"):  # people believe it is lost when nobody hears it
+            config = self._world.config
+            wait_ms = 2 * config.suspicion_ms + 3 * config.probe_ms
+        self._world.at(self._world.now_ms + wait_ms, self._begin, step)
+
+    def _begin(self, step: Step) -> None:
         operator = Operator(self._world, step, len(self.operators))
         done = [other.task for other in self.operators if other.task]
         self.operators.append(operator)
         self._world.record("operator", *step)
         self._world.mark(f"change {step.verb}")
         operator.begin(done[-1] if done else "")
+
+    def clear_up(self) -> None:
+        """Nothing goes wrong any more: machines that are lost, and still counted on, are removed."""
+        world = self._world
+        for name, host in world.hosts.items():
+            if host.forsaken and world.census.inside(name):
+                self._begin(Step(world.now_ms, "remove", (name,), force=True))
+        while any(operator.busy for operator in self.operators):
+            world.run_until(world.now_ms + 100)
 
     def _add(self, names: tuple[str, ...]) -> bool:
         for name in names:

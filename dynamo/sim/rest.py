@@ -55,6 +55,9 @@ def _in_motion(world: World, names: Sequence[str]) -> tuple[str, str]:
     for arc, (register, goal) in enumerate(zip(roster.table.registers, roster.goals, strict=True)):
         if register.next or (goal.ver and sorted(goal.owners) != sorted(register.cur)):
             return "I10", f"arc {arc} is at {register}, and shall come to {goal.owners}"
+    for name, host in world.hosts.items():
+        if host.forsaken and world.census.inside(name):
+            return "I10", f"{name} is lost, and nobody has removed it"
     for name, status in ((name, world.census.status(name)) for name in names):
         if status == LEAVING:
             return "I10", f"{name} is still leaving"
