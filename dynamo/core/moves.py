@@ -50,8 +50,8 @@ class Moves:
     """Which arcs this node is to move, and when."""
 
     __slots__ = (
-        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_table", "_watch_ms",
-        "_watched", "driver", "now_ms",
+        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_table",
+        "_watch_ms", "_watched", "driver", "now_ms",
     )  # fmt: skip
 
     def __init__(

@@ -200,7 +200,7 @@ class Changes:
         operator.begin(done[-1] if done else "")
 
     def clear_up(self) -> None:
-        """Nothing goes wrong any more: machines that are lost, and still counted on, are removed."""
+        """Nothing goes wrong any more: what is lost, and still counted on, is removed."""
         world = self._world
         for name, host in world.hosts.items():
             if host.forsaken and world.census.inside(name):
