@@ -53,7 +53,7 @@ ITEMS_MAX = 20_000  # in one message, of whatever size
 NEWS_PEERS = 3  # whom a node tells what is new to it
 # More news than this are no news but another state of the ring: comparing tells it cheaper.
 NEWS_MAX = 512
-NEWS_PER_ROUND = 10  # how often, at most, news leave
+NEWS_MS = 100  # news leave no oftener, or ten times a round where rounds are quick
 FIRST_PEERS = 16  # whom a node asks at once that nobody has told of the ring
 FIRST_RETRY_MS = 50
 HURRIED_MAX = 4
@@ -143,7 +143,7 @@ class Gossip:
             else:
                 self._ask_all(now_ms)
         if (self._roster.news or self._hurried) and now_ms >= self._news_due_ms:
-            self._news_due_ms = now_ms + max(1, self._config.gossip_ms // NEWS_PER_ROUND)
+            self._news_due_ms = now_ms + max(1, min(NEWS_MS, self._config.gossip_ms // 10))
             for name in self._hurried:
                 self._speak(name)
             self._hurried.clear()
@@ -216,8 +216,11 @@ class Gossip:
 
     def _introduce(self, receiver: str) -> None:
         """Send the own record first: who does not know this node's address cannot answer it."""
+        self._send_items(receiver, NEWS, [self._own_record()], [])
+
+    def _own_record(self) -> list[Any]:
         key = "n/" + self._roster.name
-        self._send_items(receiver, NEWS, [[key, self._roster.item(key)]], [])
+        return [key, self._roster.item(key)]
 
     def _tell_news(self) -> None:
         """Pass on what changed here, as far as one message takes it; the rest comes next time."""
@@ -227,6 +230,9 @@ class Gossip:
             self.stats["gossip_news_left_to_rounds"] += len(news)
             news.clear()
             return
+        receivers = self._some_up(NEWS_PEERS)
+        if not receivers and self._known_peers():
+            return  # it can wait until somebody is heard
         items: list[list[Any]] = []
         size = 0
         for key in list(news):
@@ -238,7 +244,7 @@ class Gossip:
                 items.append([key, item])
             del news[key]
         if items:
-            for name in self._some_up(NEWS_PEERS):
+            for name in receivers:
                 self._send_items(name, NEWS, items, [])
 
     def _some_up(self, count: int) -> list[str]:
@@ -280,7 +286,10 @@ class Gossip:
                 break
             items += found
             sent.append([bucket, mine.get(bucket, 0)])
-        self._send_items(sender, LAST if len(sent) == len(differing) else PART, items, sent)
+        whole = len(sent) == len(differing)
+        if not whole:  # a newcomer cannot go on before it knows where this node is
+            items.append(self._own_record())
+        self._send_items(sender, LAST if whole else PART, items, sent)
 
     def on_items(self, sender: str, message: Message, born_ms: int) -> None:
         _, promise, life, heard, step, items, buckets = message

@@ -4,11 +4,14 @@
               Writes, Fanout    puts                         │
               Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
               Serving   what coordinators elsewhere ask      │
+              Fence     who is at which phase of a move      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │
               Gossip    what the ring is                     │                            outbox
+              Orphans   rows that others own                 │
               Scanning  which keys an arc has                │
+              Changes   what people want of the ring         │
               Inspection  what people ask                    ┘
 
 The order commit-then-send exists once, here, so server and simulator cannot disagree about it:
@@ -34,9 +37,11 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from dynamo.core.ballots import Ballots, Elector
+from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
+from dynamo.core.fence import Fence
 from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
@@ -44,6 +49,7 @@ from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     ASK_ID,
     BUCKETS,
+    CHANGE,
     FETCH,
     FETCHED,
     FORWARD,
@@ -56,8 +62,12 @@ from dynamo.core.messages import (
     KEYS,
     KEYS_ARE,
     LIFE_BITS,
+    OFFER,
+    OFFERED,
     PING,
+    PING_FOR,
     PONG,
+    PONG_FOR,
     PROMISE,
     PROMISED,
     PUT,
@@ -77,6 +87,7 @@ from dynamo.core.messages import (
     Message,
 )
 from dynamo.core.moves import Moves
+from dynamo.core.orphans import Orphans
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
@@ -90,7 +101,9 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset(
+    (PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER)
+)
 
 
 class Cluster(NamedTuple):
@@ -145,13 +158,18 @@ class Node:
         life = rng.getrandbits(LIFE_BITS)
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
-        self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
-        self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
-        self._people = self.roster.people
-        self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
-        self.requests = Requests(
-            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
+        self.liveness = Liveness(
+            config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
         )
+        self._followed = (-1, -1)
+        self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
+        self.handoff = Handoff(
+            config, self.roster, store, self.replica, self.liveness, outbox, life
+        )
+        self.requests = Requests(
+            config, name, cluster.secret, self.roster, self.replica, self.liveness, outbox, life
+        )
+        self.fence = Fence(self.requests)
         self.serving = Serving(self.requests, self.handoff, store)
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
@@ -166,15 +184,32 @@ class Node:
             config, self.roster, self.replica, self.liveness, self.exchange, self.elector, outbox,
             rng, life, now_ms,
         )  # fmt: skip
+        self.orphans = Orphans(
+            config, self.roster, self.replica, store, self.liveness, self.handoff, self.requests,
+            outbox, life,
+        )  # fmt: skip
         self.scanning = Scanning(self.requests, self.handoff, store)
+        self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
-            self.exchange, now_ms,
+            self.exchange, self.changes, now_ms,
+        )  # fmt: skip
+        self._wire()
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    def _wire(self) -> None:
+        """Who answers what, who reports to people, and who may ask for a sync."""
+        self.inspection.gossip_view = self.gossip.report
+        self.inspection.movers += [self.moves.view, self.orphans.view]
+        self.inspection.rates.append(self.moves.rate_bytes_per_s)
+        # What may ask for a step that ends in a synced commit.
+        self._durable: tuple[Any, ...] = (
+            self.fanout, self.serving, self.fence, self.elector, self.moves.driver, self.orphans,
+            self.changes,
         )  # fmt: skip
         self._client_handlers = self._for_clients()
         self._peer_handlers = self._for_peers()
-        # Before anything else: the identity and the start counter of this life are on disk.
-        store.commit(sync=True)
 
     def _for_clients(self) -> dict[int, Handler]:
         return {
@@ -183,6 +218,7 @@ class Node:
             RING: self.inspection.on_ring,
             STATUS: self.inspection.on_status,
             SCAN: self.scanning.on_scan,
+            CHANGE: self.changes.on_change,
         }
 
     def _for_peers(self) -> dict[int, Handler]:
@@ -193,11 +229,13 @@ class Node:
             FETCHED: self.reads.on_fetched,
             ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
-            REFUSED: self.requests.on_refused,
+            REFUSED: self.fence.on_refused,
             FORWARD: self.requests.on_forward,
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
             PONG: self.liveness.on_pong,
+            PING_FOR: self.liveness.on_ping_for,
+            PONG_FOR: self.liveness.on_pong_for,
             ROOTS: self.exchange.on_roots,
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
@@ -208,6 +246,8 @@ class Node:
             PROMISED: self.moves.driver.on_promised,
             VOTE: self.elector.on_vote,
             VOTED: self.moves.driver.on_voted,
+            OFFER: self.orphans.on_offer,
+            OFFERED: self.orphans.on_offered,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -238,18 +278,14 @@ class Node:
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        self._store.commit(sync=self._take_durable_due())  # N1
+        sync = False
+        for part in self._durable:
+            sync |= part.durable_due
+            part.durable_due = False
+        self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
         return outbox
-
-    def _take_durable_due(self) -> bool:
-        """Whether this step must end in a synced commit, whatever the node's durability."""
-        sync = False
-        for part in (self.fanout, self.serving, self.elector, self.moves.driver):
-            sync = sync or part.durable_due
-            part.durable_due = False
-        return sync
 
     def _handle(self, inbox: list[tuple[Any, Message, int]], now_ms: int) -> None:
         heard: Any = None
@@ -287,9 +323,7 @@ class Node:
             self.gossip.stranger(sender)
 
     def _run_due(self, now_ms: int) -> None:
-        if self._people != self.roster.people:
-            self._people = self.roster.people
-            self.liveness.follow(self.roster.peers(), now_ms)
+        self._follow(now_ms)
         self.requests.run()
         self.liveness.run(now_ms)
         if self.liveness.came_up:
@@ -297,6 +331,7 @@ class Node:
             for name in self.liveness.came_up:
                 self.handoff.drop_node(name)
             self.exchange.hurry(self.liveness.came_up)
+            self.orphans.hurry()
             self.gossip.hurry(self.liveness.came_up)
             self.moves.hurry()
             self.liveness.came_up.clear()
@@ -312,22 +347,38 @@ class Node:
         self.exchange.run(now_ms)
         if self.exchange.copies.done:
             self.moves.run(now_ms)
+        self.orphans.run(now_ms)
+        self.changes.run(now_ms)
         if self.liveness.doubts:
             self.replica.hold_ids()
         self.replica.forget_ids()
         del self.events[:-EVENTS_MAX]
 
+    def _follow(self, now_ms: int) -> None:
+        """Watch whom the ring has now, and count whom its registers name besides."""
+        seen = (self.roster.people, self.table.changes)
+        if seen == self._followed:
+            return
+        peers = self.roster.peers()
+        known = {*peers, self.name}
+        named = dict.fromkeys(name for register in self.table.registers for name in register.cur)
+        absent = sum(name not in known for name in named)
+        self.liveness.follow(peers, now_ms, absent)
+        self._followed = seen
+
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
-        if self._people != self.roster.people:
+        if self._followed != (self.roster.people, self.table.changes):
             return self._now_ms
         due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms(), self.moves.next_due_ms())
+        due = min(due, self.gossip.next_due_ms(), self.orphans.next_due_ms())
+        due = min(due, self.moves.next_due_ms())
         for other in (
             self.requests.next_due_ms(),
             self.handoff.next_due_ms(),
             self.replica.next_due_ms(),
             self.scanning.next_due_ms(),
+            self.changes.next_due_ms(),
         ):
             if other is not None:
                 due = min(due, other)

@@ -261,6 +261,34 @@ class Replica:
         self.roots[arc] = root
         return obj
 
+    def drop(self, arc: int, rows: int) -> None:
+        """Erase all of an arc, `rows` rows, and what was set aside of it: others hold it now.
+
+        Not the actors: they do not continue on a key of which no row is left (D3).
+        """
+        start, end = ring.arc_range(arc)
+        self._store.delete_range(OBJECTS, start, end)
+        self._store.delete_range(QUARANTINE, start, end)
+        self.keys -= rows
+        self.roots.pop(arc, None)
+        self._doubted.pop(arc, None)
+        self.set_synced(arc, False)
+
+    def discard(self) -> None:
+        """Erase all rows of all arcs."""
+        self._store.delete_range(OBJECTS, b"", None)
+        self._store.delete_range(QUARANTINE, b"", None)
+        self.keys = 0
+        self.roots.clear()
+        self._doubted.clear()
+        self._synced = bytearray(len(self._synced))
+        self._store.put(META, b"synced", bytes(self._synced))
+
+    @property
+    def incarnation(self) -> bytes:
+        """16 bytes that change whenever the store may have lost something it had."""
+        return bytes(self._incarnation)
+
     # --- the write door -------------------------------------------------------------------------
 
     def mint(

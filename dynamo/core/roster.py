@@ -45,6 +45,7 @@ from dynamo.core.items import (
     OTHERS,
     OUT,
     REMOVED,
+    TASK_BYTES_MAX,
     TASKS_MAX,
     UNKNOWN,
     Item,
@@ -74,6 +75,7 @@ class Roster:
         "_unknown_arcs",
         "closed",
         "confirmed",
+        "draining",
         "events",
         "goals",
         "hash",
@@ -124,6 +126,7 @@ class Roster:
         self.people = 0  # grows whenever a node comes, goes, or changes its address
         # Why requests are refused, as (code, text): None while this node serves.
         self.closed: tuple[int, str] | None = None
+        self.draining = False  # people want to stop this node
         self.table = Table((), config.n, config.partitions, [UNKNOWN] * config.partitions)
         self._unknown_arcs = config.partitions
         self.confirmed = store.get(RING, b"confirmed") is not None
@@ -178,6 +181,11 @@ class Roster:
     def _confirm(self) -> None:
         self.confirmed = True
         self._store.put(RING, b"confirmed", b"")
+
+    def drain(self, on: bool) -> None:
+        """Refuse clients from now on, or no longer: people want to stop this node."""
+        self.draining = on
+        self._settle()
 
     # --- what follows from the items --------------------------------------------------------------
 
@@ -234,6 +242,8 @@ class Roster:
             return NOT_A_MEMBER, f"{self.name} has left the ring: ask another node"
         if status == REMOVED:
             return NOT_A_MEMBER, f"{self.name} was removed from the ring: ask another node"
+        if self.draining:
+            return NOT_READY, f"{self.name} is being drained: ask another node"
         if not self.confirmed:
             return NOT_READY, f"{self.name} has not heard from another node of its ring yet"
         if status == OUT:
@@ -322,7 +332,8 @@ class Roster:
             if int(rest) >= self._config.partitions:
                 raise Malformed("an item of an arc that this ring has not")
         elif key[0] == "t":
-            if not rest.isdecimal() or key != f"t/{int(rest)}" or int(rest) > COUNTER_MAX:
+            number = int(rest) if rest.isdecimal() else 0
+            if key != f"t/{number}" or not 0 < number < COUNTER_MAX:
                 raise Malformed("a task without a number")
         elif not NAME.fullmatch(rest):
             raise Malformed("an item of a node without a proper name")
@@ -332,6 +343,8 @@ class Roster:
             raise Malformed(f"an item {key[0]} of the wrong shape") from None
         if kind.of_arc and max(map(len, new[2 if key[0] == "g" else 3 :])) > self._config.n:
             raise Malformed("more owners than the ring has replicas")
+        if key[0] == "t" and len(_encode(new)) > TASK_BYTES_MAX:
+            raise Malformed("a task beyond all bounds")
         held = self.item(key)
         if kind.counter(new) - (kind.counter(held) if held is not None else 0) > JUMP_MAX:
             raise Malformed(f"an item {key[0]} whose counter jumps too far")
