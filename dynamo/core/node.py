@@ -152,12 +152,7 @@ class Node:
         self.table = self.roster.table
         self.replica = Replica(config, store, rng, self.events, self.stats)
         self.replica.load_ids(now_ms)
-        # Request numbers begin anew, at random, in every life. History: built from the start
-        # counter, they came back after a disk was wiped, and a slow acknowledgement of the life
-        # before counted for another put.
-        life = rng.getrandbits(LIFE_BITS)
-        self.boot = self.replica.boot << LIFE_BITS | life
-        life <<= 40
+        life = self._begin_life(rng)
         self.liveness = Liveness(
             config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
         )
@@ -197,6 +192,17 @@ class Node:
         self._wire()
         # Before anything else: the identity and the start counter of this life are on disk.
         store.commit(sync=True)
+
+    def _begin_life(self, rng: random.Random) -> int:
+        """Number this life; what request numbers begin with.
+
+        They begin anew, at random, in every life. History: built from the start counter, they came
+        back after a disk was wiped, and a slow acknowledgement of the life before counted for
+        another put.
+        """
+        life = rng.getrandbits(LIFE_BITS)
+        self.boot = self.replica.boot << LIFE_BITS | life
+        return life << 40
 
     def _wire(self) -> None:
         """Who answers what, who reports to people, and who may ask for a sync."""
