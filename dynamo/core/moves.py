@@ -230,6 +230,10 @@ class Moves:
         queued = list(self.driver.waiting.values())
         return [self._line(move, len(under_way)) for move in (under_way + queued)[:VIEW_MAX]]
 
+    def rate_bytes_per_s(self) -> int:
+        """What copies to this node brought in the last second."""
+        return self._exchange.copies.per_second(self.now_ms)
+
     def _line(self, move: Move, others: int) -> dict[str, Any]:
         register = move.task.register
         wanted = move.task.wanted if move.task.what == "propose" else register.next
