@@ -10,7 +10,9 @@ import pytest
 from hand import Hand
 
 from dynamo.core import messages as m
-from dynamo.core.spaces import OBJECTS, QUARANTINE
+from dynamo.core import ring
+from dynamo.core.items import LEFT, REMOVED, Record, Wish
+from dynamo.core.spaces import ALL, OBJECTS, QUARANTINE
 
 
 def ask(hand: Hand, name: str, what: str) -> dict[str, Any]:
@@ -117,10 +119,11 @@ def test_asking_changes_nothing() -> None:
     hand.run(600)
     hand.put(a, "tea")
     store = hand.stores[a]
-    before = {space: list(store.scan(space)) for space in range(5)}
-    for what in ("status", "roots", "hints", f"key {hand.full().hex()}"):
+    before = {space: list(store.scan(space)) for space in ALL}
+    whats = ("status", "roots", "hints", "members", "tasks", "table", "transfers", "gossip")
+    for what in (*whats, f"key {hand.full().hex()}"):
         ask(hand, a, what)
-    assert {space: list(store.scan(space)) for space in range(5)} == before
+    assert {space: list(store.scan(space)) for space in ALL} == before
 
 
 @pytest.mark.parametrize("text", ["", "zz", "00", "0162"])
@@ -131,3 +134,149 @@ def test_what_is_no_full_key_is_named_and_harmless(text: str) -> None:
 
 def test_a_question_that_nobody_knows_is_answered_with_nothing() -> None:
     assert ask(Hand(3), "n1", "the weather") == {}
+
+
+# --- the ring -------------------------------------------------------------------------------------
+
+
+NOT_HEARD = ("unknown", "suspect", "down")  # of a node, since this one started
+
+
+def tell(hand: Hand, name: str, what: str, /, **body: Any) -> dict[str, Any]:
+    message = (m.CHANGE, 2, 1_000, what, msgspec.json.encode(body))
+    outbox = hand.nodes[name].step(hand.now, [(b"asker", message, hand.now)], 9_000)
+    ((_, answer),) = [sent for sent in outbox if sent[0] == b"asker"]
+    assert answer[:3] == (m.CHANGED, 2, 1), answer
+    told: dict[str, Any] = msgspec.json.decode(answer[3])
+    return told
+
+
+def commit(hand: Hand, name: str) -> str:
+    task: str = tell(hand, name, "commit", plan=tell(hand, name, "plan")["plan"])["task"]
+    return task
+
+
+def test_members_are_all_nodes_of_whatever_status() -> None:
+    hand = Hand(4)
+    hand.kill("n4")
+    hand.run(600)
+    roster = hand.nodes["n1"].roster
+    roster.take("n/n5", Record(3, "far", 7, 8, "z2"))
+    roster.take("w/n6", Wish(2, REMOVED, 4, 0))
+    tell(hand, "n1", "stage", verb="leave", node="n2")
+    told = ask(hand, "n1", "members")
+    assert (told["node"], told["hash"], told["closed"]) == ("n1", f"{roster.hash:016x}", "")
+    assert told["staged"] == [{"verb": "leave", "node": "n2"}]
+    rows = {row.pop("node"): row for row in told["members"]}
+    assert [(name, row["status"]) for name, row in rows.items()] == [
+        ("n1", "in"), ("n2", "in"), ("n3", "in"), ("n4", "in"), ("n5", "out"), ("n6", "removed"),
+    ]  # fmt: skip
+    states = [row.pop("state") for row in rows.values()]
+    assert states[:4] == ["up", "up", "up", "down"]
+    assert states[4] in NOT_HEARD
+    assert states[5] == "unknown"
+    assert rows["n5"] == {
+        "address": "far:7", "peer": "far:8", "zone": "z2", "weight": 1, "status": "out",
+        "incarnation": 3, "replicas": 0, "primary": 0,
+    }  # fmt: skip
+    assert sum(row["replicas"] for row in rows.values()) == 24
+    assert sum(row["primary"] for row in rows.values()) == 8
+    roster.take("w/n1", Wish(2, REMOVED, 1, 0))
+    assert "was removed" in ask(hand, "n1", "members")["closed"]
+
+
+def test_the_table_shows_registers_and_goals() -> None:
+    hand = Hand(4)
+    tell(hand, "n1", "stage", verb="leave", node="n2")
+    commit(hand, "n1")
+    node = hand.nodes["n1"]
+    told = ask(hand, "n1", "table")
+    assert told["partitions"] == len(told["registers"]) == len(told["goals"]) == 8
+    assert (told["n"], told["ring"]) == (3, node.table.version)
+    for arc, register in enumerate(node.table.registers):
+        assert told["registers"][arc] == [register.ver, register.phase, list(register.cur), []]
+        assert told["goals"][arc] == list(node.roster.goals[arc].owners)
+
+
+def test_a_task_shows_what_it_is_how_far_it_is_and_what_it_waits_for() -> None:
+    hand = Hand(4)
+    roster = hand.nodes["n1"].roster
+    roster.take("n/n5", Record(1, "far", 7, 8, ""))
+    tell(hand, "n1", "stage", verb="join", node="n5")
+    tell(hand, "n1", "stage", verb="leave", node="n2")
+    task = commit(hand, "n1")
+    (told,) = ask(hand, "n1", "tasks")["tasks"]
+    assert told.pop("arcs") > 0
+    (waits,) = told.pop("waiting")
+    assert waits.endswith(f"{arcs(roster, 'n5')} arcs wait for it")
+    assert told == {
+        "task": task, "state": "running", "started_wall_ms": 9_000, "arcs_done": 0,
+        "changes": ["n2 leaves", "n5 joins with weight 1"],
+    }  # fmt: skip
+    arrive(roster)
+    (told,) = ask(hand, "n1", "tasks")["tasks"]
+    assert told["arcs"] == told["arcs_done"]
+    assert (told["state"], told["waiting"]) == ("running", ["n2 hands over what it still holds"])
+    roster.change("w/n2", Wish(3, LEFT, 1, 0))
+    (told,) = ask(hand, "n1", "tasks")["tasks"]
+    assert (told["state"], told["waiting"]) == ("done", [])
+
+
+def test_an_aborted_task_and_a_taken_over_one_say_so() -> None:
+    hand = Hand(4)
+    roster = hand.nodes["n1"].roster
+    for name in ("n5", "n6"):
+        roster.take(f"n/{name}", Record(1, "far", 7, 8, ""))
+    tell(hand, "n1", "stage", verb="join", node="n5")
+    first = commit(hand, "n1")
+    tell(hand, "n1", "abort", task=first)
+    told = {task["task"]: task for task in ask(hand, "n1", "tasks")["tasks"]}
+    assert told[first]["state"] == "aborted"
+    (undo,) = [task for name, task in told.items() if name != first]
+    assert (undo["state"], undo["changes"]) == ("done", [f"{first} is taken back"])
+    tell(hand, "n1", "resume", task=first)
+    tell(hand, "n1", "stage", verb="replace", node="n1", by="n6")
+    last = commit(hand, "n1")
+    tasks = ask(hand, "n1", "tasks")["tasks"]
+    assert tasks[0]["task"] == last, "the last one first"
+    assert tasks[0]["changes"] == ["n6 takes the places of n1, which leaves"]
+    for task in tasks[1:]:
+        if task["state"] == "superseded":
+            assert task["waiting"] == [f"its arcs go on under {last}"]
+
+
+def arcs(roster: Any, newcomer: str) -> int:
+    return sum(newcomer in goal.owners for goal in roster.goals)
+
+
+def arrive(roster: Any) -> None:
+    for arc, goal in enumerate(roster.goals):
+        register = roster.table.registers[arc]
+        if goal.ver and {*register.cur} != {*goal.owners}:
+            move = ring.proposal(register.round + 1, ring.COPYING, register.cur, goal.owners)
+            roster.adopt(arc, ring.advanced(ring.advanced(move)))
+
+
+def test_transfers_and_gossip_show_what_their_owners_tell() -> None:
+    hand = Hand(3)
+    inspection = hand.nodes["n1"].inspection
+    inspection.movers[:] = [lambda: [{"what": "copy", "arc": 3}], lambda: [{"what": "drop"}]]
+    inspection.rates[:] = [lambda: 5, lambda: 7]
+    inspection.gossip_view = lambda: {"rounds": 4}
+    told = ask(hand, "n1", "transfers")
+    assert [line["what"] for line in told["transfers"]] == ["copy", "drop"]
+    assert told["rate_bytes_per_s"] == 12
+    assert told["limit_bytes_per_s"] == hand.config.transfer_bytes_per_s
+    told = ask(hand, "n2", "gossip")
+    assert (told["node"], told["hash"]) == ("n2", f"{hand.nodes['n2'].roster.hash:016x}")
+    assert list(told["peers"]) == ["n1", "n3"]
+    told = ask(hand, "n1", "gossip")
+    assert told == {"node": "n1", "hash": f"{hand.nodes['n1'].roster.hash:016x}", "rounds": 4}
+
+
+def test_a_node_that_is_drained_shows_it() -> None:
+    hand = Hand(3)
+    assert ask(hand, "n1", "status")["draining"] is False
+    tell(hand, "n1", "drain")
+    assert ask(hand, "n1", "status")["draining"] is True
+    assert "drained" in ask(hand, "n1", "members")["closed"]

@@ -23,6 +23,7 @@ CONFIG = click.option(
     examples="""
     dynamo node start                  the node of ./dynamo.toml, until Ctrl-C or SIGTERM
     dynamo node start -c ring/n1.toml
+    dynamo node start -c n4.toml --join 127.0.0.1:7101
     dynamo node drain n1
     dynamo node stop -c ring/n1.toml
     """
@@ -35,24 +36,33 @@ def node() -> None:
     examples="""
     dynamo node start                  the node of ./dynamo.toml
     dynamo node start -c ring/n1.toml
+    dynamo node start -c n4.toml --join 127.0.0.1:7101
     DYNAMO_NODE_DURABILITY=interval dynamo node start -c ring/n1.toml
     """
 )
 @CONFIG
 @click.option(
+    "--join",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Join the ring of the node with this peer address; for a file without [[members]].",
+)
+@click.option(
     "--exit-with-stdin",
     is_flag=True,
     help="Stop when stdin ends, so that the node does not outlive what started it.",
 )
-def start(shell: Shell, config: Path, exit_with_stdin: bool) -> int:
+def start(shell: Shell, config: Path, join: tuple[str, ...], exit_with_stdin: bool) -> int:
     """Run one node in the foreground until SIGTERM or Ctrl-C.
 
-    Prints one JSON line when it serves. No file yet? `dynamo config init` writes one.
+    Prints one JSON line when it serves. No file yet? `dynamo config init` writes one, also for a
+    node that is to join a ring. Such a node is known to the ring from then on, and gets its part
+    of the keys once `dynamo cluster join` has been planned and committed.
     """
     # Imported here: this is all that the process of a node needs of the command line.
     from dynamo.server.main import start as run
 
-    return run(config, exit_with_stdin)
+    return run(config, exit_with_stdin, join)
 
 
 @command(

@@ -7,6 +7,11 @@ Answers are plain JSON values of this node's own view; nothing is asked of other
     "roots"      what `wait_converged` compares: hints owed, and the root of each arc with rows
     "hints"      per home: how many, how many bytes, since when
     "key HEX"    the full key's arc, owners, and this node's row and hint of it, dot by dot
+    "members"    every node, whatever its status, and what is staged
+    "tasks"      the changes that were committed, how far they are, what they wait for
+    "table"      all registers and goals
+    "transfers"  what this node drives: arcs that come and go, and why they wait
+    "gossip"     with whom this node compared what it knows of the ring, and when
     "exchange"   not a question: compare with all peers now; answers {}
 
 anything else is answered {}.
@@ -21,12 +26,14 @@ from typing import Any
 import msgspec
 
 from dynamo.core import dvv, ring
+from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.handoff import Handoff
 from dynamo.core.messages import RING_IS, STATUS_IS, Message
 from dynamo.core.replica import CHECK_BYTES, HINT_ARC, intact, seal_record
 from dynamo.core.requests import Requests
+from dynamo.core.ringview import RingView
 from dynamo.core.roster import Roster
 from dynamo.core.spaces import OBJECTS, QUARANTINE
 
@@ -46,6 +53,7 @@ class Inspection:
         requests: Requests,
         handoff: Handoff,
         exchange: Exchange,
+        changes: Changes,
         now_ms: int,
     ) -> None:
         self._name = name
@@ -59,16 +67,30 @@ class Inspection:
         self._handoff = handoff
         self._exchange = exchange
         self._began_ms = now_ms
+        ringview = RingView(config, roster, changes.state)
+        # Filled by whoever moves rows between nodes: what it drives, and bytes in the last second.
+        self.movers: list[Callable[[], list[dict[str, Any]]]] = []
+        self.rates: list[Callable[[], int]] = []
+        self.gossip_view: Callable[[], dict[str, Any]] = dict
+        # Clients ask once a second each: as of which change of the table, names, and owners.
+        self._packed: tuple[int, list[str], bytes] = (-1, [], b"")
         self._answers: dict[str, Callable[[], dict[str, Any]]] = {
             "status": self.status,
             "roots": self.roots,
             "hints": self.hints,
+            "members": ringview.members,
+            "tasks": ringview.tasks,
+            "table": ringview.table,
+            "transfers": self.transfers,
+            "gossip": self.gossip,
             "exchange": self._compare_now,
         }
 
     def on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
         config, table = self._config, self._table
-        names, owners = table.packed_owners()
+        if self._packed[0] != table.changes:
+            self._packed = (table.changes, *table.packed_owners())
+        _, names, owners = self._packed
         found = [self._roster.member(name) for name in names]
         # A name that owns arcs, and of which nothing is known, still has its place in the list.
         members = [
@@ -76,6 +98,8 @@ class Inspection:
             for name, m in zip(names, found, strict=True)
         ]
         limits = [config.key_bytes_max, config.value_bytes_max, config.timeout_ms_max]
+        if message[3] >= table.version:
+            owners = b""  # as the client knows them, and they are most of the answer
         self._requests.outbox.append(
             (
                 client,
@@ -101,6 +125,7 @@ class Inspection:
             "node": self._name,
             "cluster": self._cluster,
             "ready": self._exchange.ready,
+            "draining": self._roster.draining,
             "boot": replica.boot,
             "up_ms": self._requests.now_ms - self._began_ms,
             "durability": self._store.durability,
@@ -150,7 +175,21 @@ class Inspection:
             "created": stats["hints_created"],
             "delivered": stats["hints_delivered"],
             "refused": stats["hints_refused"],
+            "rerouted": stats["hints_rerouted"],
         }
+
+    def transfers(self) -> dict[str, Any]:
+        """What this node drives, whoever in it does the driving."""
+        return {
+            "node": self._name,
+            "transfers": [line for view in self.movers for line in view()],
+            "rate_bytes_per_s": sum(rate() for rate in self.rates),
+            "limit_bytes_per_s": self._config.transfer_bytes_per_s,
+        }
+
+    def gossip(self) -> dict[str, Any]:
+        """How this node's view of the ring compares with those of others."""
+        return {"node": self._name, "hash": f"{self._roster.hash:016x}", **self.gossip_view()}
 
     def _compare_now(self) -> dict[str, Any]:
         self._exchange.hurry_all()

@@ -22,7 +22,7 @@ Sources: Das et al., SWIM, 2002 (incarnations); Dynamo §4.8; DESIGN §8.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import mmh3
@@ -45,6 +45,7 @@ from dynamo.core.items import (
     OTHERS,
     OUT,
     REMOVED,
+    TASK_BYTES_MAX,
     TASKS_MAX,
     UNKNOWN,
     Item,
@@ -71,8 +72,10 @@ class Roster:
         "_config",
         "_named",
         "_store",
+        "_unknown_arcs",
         "closed",
         "confirmed",
+        "draining",
         "events",
         "goals",
         "hash",
@@ -123,11 +126,13 @@ class Roster:
         self.people = 0  # grows whenever a node comes, goes, or changes its address
         # Why requests are refused, as (code, text): None while this node serves.
         self.closed: tuple[int, str] | None = None
+        self.draining = False  # people want to stop this node
         self.table = Table((), config.n, config.partitions, [UNKNOWN] * config.partitions)
-        held = store.get(RING, b"confirmed")
-        self.confirmed = held is not None or (len(founders) == 1 and founders[0].name == me.name)
+        self._unknown_arcs = config.partitions
+        self.confirmed = store.get(RING, b"confirmed") is not None
         self._load()
-        if not self.table.registers[0].ver and founders:
+        # Only a store that has heard of no ring at all: half of a ring is no reason to found one.
+        if founders and not self.wishes and self._unknown_arcs == config.partitions:
             self._found(founders)
         for founder in founders:
             if self.status(founder.name) == OUT:  # people expect it to join by being listed
@@ -154,6 +159,9 @@ class Roster:
         first = Table(founders, self._config.n, self._config.partitions)
         for arc, register in enumerate(first.registers):
             self._set(f"r/{arc}", register)
+        self.news.clear()  # every founder computes the same
+        if [member.name for member in founders] == [self.name]:
+            self._confirm()  # there is nobody to be told by
 
     def _introduce(self) -> None:
         """Write the own record, under a higher incarnation if anything in it is new."""
@@ -167,9 +175,17 @@ class Roster:
     def confirm(self) -> None:
         """Another node has told what it knows, and it was taken in (G5)."""
         if not self.confirmed:
-            self.confirmed = True
-            self._store.put(RING, b"confirmed", b"")
-            self._settle()
+            self._confirm()
+            self.closed = self._why_closed()
+
+    def _confirm(self) -> None:
+        self.confirmed = True
+        self._store.put(RING, b"confirmed", b"")
+
+    def drain(self, on: bool) -> None:
+        """Refuse clients from now on, or no longer: people want to stop this node."""
+        self.draining = on
+        self._settle()
 
     # --- what follows from the items --------------------------------------------------------------
 
@@ -181,6 +197,10 @@ class Roster:
     def gone(self, name: str) -> bool:
         """Whether a node is out of the ring for good."""
         return self.status(name) >= LEFT
+
+    def belongs(self, name: str) -> bool:
+        """Whether a node is a member of the ring, be it one that is about to leave."""
+        return self.status(name) in (IN, LEAVING)
 
     def forced(self, name: str) -> bool:
         """Whether people gave up the copies of a node that is gone."""
@@ -222,6 +242,8 @@ class Roster:
             return NOT_A_MEMBER, f"{self.name} has left the ring: ask another node"
         if status == REMOVED:
             return NOT_A_MEMBER, f"{self.name} was removed from the ring: ask another node"
+        if self.draining:
+            return NOT_READY, f"{self.name} is being drained: ask another node"
         if not self.confirmed:
             return NOT_READY, f"{self.name} has not heard from another node of its ring yet"
         if status == OUT:
@@ -229,7 +251,7 @@ class Roster:
                 f"{self.name} does not belong to the ring yet: stage it with `dynamo cluster join "
                 f"{self.name}` and commit"
             )
-        if not self.table.registers[0].ver:
+        if self._unknown_arcs:
             return NOT_READY, f"{self.name} is still learning who owns what"
         return None
 
@@ -237,6 +259,32 @@ class Roster:
 
     def take(self, key: Any, item: Any) -> bool:
         """Merge one item from elsewhere; say whether it was news. Raises `Malformed`."""
+        news = self._take(key, item)
+        if news and key[0] in "nw":
+            self._settle()
+        return news
+
+    def take_all(self, items: Iterable[Sequence[Any]]) -> tuple[int, int]:
+        """Merge pairs of key and item from elsewhere; how many were news, how many refused.
+
+        One that is refused does not keep the others out: else one bad item somewhere would stop
+        all that travels with it.
+        """
+        learnt = refused = 0
+        settled = True
+        for key, item in items:
+            try:
+                if self._take(key, item):
+                    learnt += 1
+                    settled = settled and key[0] not in "nw"
+            except Malformed:
+                refused += 1
+        self.stats["ring_items_refused"] += refused
+        if not settled:
+            self._settle()
+        return learnt, refused
+
+    def _take(self, key: Any, item: Any) -> bool:
         new = self._parsed(key, item)
         held = self.item(key)
         if key == "n/" + self.name:
@@ -247,23 +295,23 @@ class Roster:
             self.stats["ring_items_refused"] += 1
             return False
         self._set(key, new)
-        if key[0] in "nw":
-            self._settle()
+        if self.closed and key[0] == "r":
+            self.closed = self._why_closed()
         return True
 
     def adopt(self, arc: int, register: Register) -> bool:
         """Take a register if it is above the one held (R3); say whether it was."""
         if register[:3] <= self.table.registers[arc][:3]:
             return False
-        first = not self.table.registers[arc].ver
         self._set(f"r/{arc}", register)
-        if first and self.closed:
-            self._settle()
+        if self.closed:
+            self.closed = self._why_closed()
         return True
 
     def change(self, key: str, item: Item) -> None:
         """Write an item of this node's own making; it must be above the one held."""
-        assert self.take(key, item), f"{key} falls"
+        taken = self.take(key, item)
+        assert taken, f"{key} falls"
 
     def _refute(self, claimed: Record) -> bool:
         mine = self.records[self.name]
@@ -275,7 +323,7 @@ class Roster:
 
     def _parsed(self, key: Any, item: Any) -> Any:
         """The item as its kind, checked in every field (G3)."""
-        if type(key) is not str or key[1:2] != "/" or key[0] not in KINDS:
+        if type(key) is not str or key[1:2] != "/" or key[0] not in KINDS or len(key) > 66:
             raise Malformed("an item of the ring under no known key")
         kind, rest = KINDS[key[0]], key[2:]
         if kind.of_arc:
@@ -284,7 +332,8 @@ class Roster:
             if int(rest) >= self._config.partitions:
                 raise Malformed("an item of an arc that this ring has not")
         elif key[0] == "t":
-            if not rest.isdecimal() or not 0 < int(rest) < COUNTER_MAX:
+            number = int(rest) if rest.isdecimal() else 0
+            if key != f"t/{number}" or not 0 < number < COUNTER_MAX:
                 raise Malformed("a task without a number")
         elif not NAME.fullmatch(rest):
             raise Malformed("an item of a node without a proper name")
@@ -292,6 +341,10 @@ class Roster:
             new = kind.parse(tuple(item))
         except (TypeError, ValueError, IndexError, AttributeError):
             raise Malformed(f"an item {key[0]} of the wrong shape") from None
+        if kind.of_arc and max(map(len, new[2 if key[0] == "g" else 3 :])) > self._config.n:
+            raise Malformed("more owners than the ring has replicas")
+        if key[0] == "t" and len(_encode(new)) > TASK_BYTES_MAX:
+            raise Malformed("a task beyond all bounds")
         held = self.item(key)
         if kind.counter(new) - (kind.counter(held) if held is not None else 0) > JUMP_MAX:
             raise Malformed(f"an item {key[0]} whose counter jumps too far")
@@ -335,6 +388,8 @@ class Roster:
         self._buckets[bucket] = self._buckets.get(bucket, 0) ^ digest
 
     def _put_register(self, arc: int, register: Register) -> None:
+        if not self.table.registers[arc].ver:
+            self._unknown_arcs -= 1
         self.table.adopt(arc, register)
         self.moved[arc] = None
 
@@ -364,8 +419,16 @@ class Roster:
         """[bucket, hash] of every bucket that holds anything."""
         return [[bucket, found] for bucket, found in sorted(self._buckets.items()) if found]
 
+    def bucket_hashes(self) -> dict[int, int]:
+        return {bucket: found for bucket, found in self._buckets.items() if found}
+
     def bucket_hash(self, bucket: int) -> int:
         return self._buckets.get(bucket, 0)
+
+    def has_bucket(self, bucket: int) -> bool:
+        """Whether anything of this ring can lie in a bucket of that number."""
+        arcs = -(-self._config.partitions // BUCKET_ARCS)
+        return 0 <= bucket < arcs or OTHERS <= bucket < OTHERS + OTHER_BUCKETS
 
     def keys_in(self, bucket: int) -> list[str]:
         """The keys of everything that a bucket holds."""

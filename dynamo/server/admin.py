@@ -16,6 +16,9 @@ import msgspec
 import zmq
 
 from dynamo.core.messages import (
+    CHANGE,
+    CHANGED,
+    FAILED,
     FAULTS,
     RING,
     STATUS,
@@ -51,7 +54,10 @@ class Admin:
     def status(
         self, nodes: Mapping[str, Address], what: str, timeout: float
     ) -> dict[str, dict[str, Any]]:
-        """STATUS of every node that answers in `timeout` seconds: "status", "roots", "exchange"."""
+        """STATUS of every node that answers in `timeout` seconds.
+
+        For what may be asked see `dynamo.core.inspection`.
+        """
         return self._json(self.ask(nodes, (STATUS, REQ, _ms(timeout), what), timeout))
 
     def faults(
@@ -62,6 +68,23 @@ class Admin:
             name: (FAULTS, REQ, _ms(timeout), blocked.get(name, [])) for name in nodes
         }
         return list(self._json(self.ask_each(nodes, messages, timeout)))
+
+    def change(
+        self, address: Address, verb: str, body: Mapping[str, Any], timeout: float
+    ) -> tuple[bool, dict[str, Any]] | None:
+        """Ask one node to change the ring (see `dynamo.core.changes`): whether it did, and how.
+
+        What is refused says "error", and in "try" which command may be meant. None: no answer in
+        `timeout` seconds, so it may have been done.
+        """
+        message = (CHANGE, REQ, _ms(timeout), verb, msgspec.json.encode(body))
+        answer = self.ask({"": address}, message, timeout).get("")
+        if answer is None:
+            return None
+        if answer[0] != CHANGED:
+            why = answer[3] if answer[0] == FAILED else "it answers something else"
+            return False, {"error": f"{address} did not take the request: {why}", "try": ""}
+        return bool(answer[2]), msgspec.json.decode(answer[3], type=dict[str, Any])
 
     def ring(self, nodes: Mapping[str, Address], timeout: float) -> dict[str, Message]:
         """RING_IS of the first node that answers; none if none does."""
