@@ -32,7 +32,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo.core.items import JUMP_MAX, UNKNOWN, read_register
-from dynamo.core.messages import REGISTER, REGISTERED, Malformed, Message
+from dynamo.core.messages import REGISTER, Malformed, Message
 from dynamo.core.requests import Requests, as_fields
 from dynamo.core.ring import Register
 
@@ -92,12 +92,3 @@ class Fence:
             # Or power fails, the register is forgotten, and what was refused under it is served.
             self.durable_due = True
         return register
-
-    def on_register(self, sender: str, message: Message, born_ms: int) -> None:
-        """A peer teaches a register: take it, and say what is held if that is wanted."""
-        _, req, arc, *fields = message
-        self.learn(arc, fields)
-        if req:
-            self.durable_due = True
-            held = self.requests.table.registers[arc]
-            self.requests.outbox.append((sender, (REGISTERED, req, arc, *as_fields(held))))
