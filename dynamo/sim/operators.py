@@ -93,7 +93,7 @@ class Operator:
         config = self._world.config
         n = config.n
         r, w = config.r or quorum(n), config.w or quorum(n)
-        return max(n - r + 1, n - w + 1) > n - 1
+        return max(n - r + 1, n - w + 1, quorum(n)) > n - 1
 
     def _again(self, now_ms: int) -> None:
         """From the beginning, through the next node: what was staged may be on the other side."""
