@@ -50,8 +50,8 @@ class Moves:
     """Which arcs this node is to move, and when."""
 
     __slots__ = (
-        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_roster", "_table", "_watch_ms",
-        "_watched", "driver", "now_ms",
+        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_standing",
+        "_table", "_watch_ms", "_watched", "driver", "now_ms",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +80,8 @@ class Moves:
         self._watched: dict[int, tuple[Register, int]] = {}
         self._watch_ms = now_ms
         self._due_ms = 0
+        self._people = -1
+        self._standing: tuple[Any, ...] = ()
         roster.moved.update(dict.fromkeys(range(config.partitions)))
 
     def begin_step(self, now_ms: int) -> None:
@@ -165,6 +167,8 @@ class Moves:
 
     def run(self, now_ms: int) -> None:
         """Take up what has changed, and do what is due."""
+        if self._people != self._roster.people:
+            self._follow_people()
         while self._roster.moved:
             for arc in list(self._roster.moved):
                 del self._roster.moved[arc]
@@ -188,16 +192,25 @@ class Moves:
             self.run(now_ms)
         self._due_ms = self._next_due_ms(now_ms)
 
+    def _follow_people(self) -> None:
+        """Who belongs to the ring decides who drives: look at all arcs if that has changed."""
+        self._people = self._roster.people
+        wishes = self._roster.wishes
+        standing = (self._roster.confirmed, *((name, wishes[name][1:]) for name in sorted(wishes)))
+        if standing != self._standing:
+            self._standing = standing
+            self._roster.moved.update(dict.fromkeys(range(self._config.partitions)))
+
     def _start(self, now_ms: int) -> None:
         """Begin what may begin: what is under way already always may."""
-        free = self._config.transfer_arcs - sum(
-            move.task.what != "switch" and now_ms - move.progress_ms < STALLED_MS
-            for move in self.driver.active.values()
-        )
+        under_way = [move for move in self.driver.active.values() if move.task.what != "switch"]
+        busy = sum(now_ms - move.progress_ms < STALLED_MS for move in under_way)
+        busy += sum(move.task.what == "copy" for move in self.driver.waiting.values())
+        free = self._config.transfer_arcs - busy
         for move in list(self.driver.waiting.values()):
             if now_ms < move.due_ms or (move.task.what == "propose" and free <= 0):
                 continue
-            free -= move.task.what != "switch"
+            free -= move.task.what == "propose"
             self.driver.start(move)
 
     def _next_due_ms(self, now_ms: int) -> int:
@@ -213,7 +226,7 @@ class Moves:
 
     def next_due_ms(self) -> int:
         """When `run` has something to do next, apart from messages."""
-        if self._roster.moved or self._exchange.copies.done:
+        if self._roster.moved or self._exchange.copies.done or self._people != self._roster.people:
             return self.now_ms
         return self._due_ms
 
