@@ -108,7 +108,7 @@ def test_an_arc_moves_in_eight_delays_and_nobody_waits_for_a_timer():
     hand.go(*goal, via=hand.spare[0])
     took = hand.until(lambda: hand.register(hand.spare[0]).phase == SWITCHED)
     assert took <= 1 + 8 + 4, "four are for rows that differ"
-    assert hand.until_done(*goal) <= 4
+    assert hand.until_done(*goal) <= 6, "two more, and news of it for all others"
     hand.check_data()
     assert not hand.values(hand.b), "the loser has dropped it"
     assert not hand.nodes[hand.b].replica.synced(hand.arc())
@@ -410,7 +410,6 @@ def test_the_split_brain_history_of_a_register_that_is_superseded(monkeypatch):
         # `c` alone hears nothing any more, beyond phase 1; the others go through to the end.
         split(hand, hand.c, hand.spare[1])
         hand.until(lambda: hand.register(new).phase == DONE)
-        hand.until(lambda: not hand.values(hand.a) or hand.now > 4_000)
         hand.go(*before, via=hand.c)
         hand.run(4_000)
         there = hand.register(hand.c)
@@ -431,9 +430,8 @@ def test_the_split_brain_history_of_a_register_that_is_superseded(monkeypatch):
     hand = Ring()
     new, there = play(hand)
     assert there.phase == STABLE, "an owner list of the past, above everything"
-    hand.hold = lambda src, dst, msg: msg[0] == m.KEYS
-    hand.until(lambda: hand.register(hand.a).readers == (hand.a, hand.b, hand.c))
-    assert not hand.values(hand.a), "an owner that is empty"
+    hand.until(lambda: hand.register(new)[:3] == there[:3])
+    assert not hand.nodes[hand.a].replica.synced(hand.arc()), "it might have dropped its rows"
 
 
 # --- disks ----------------------------------------------------------------------------------------
