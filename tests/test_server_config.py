@@ -131,7 +131,6 @@ name = "n3"
 client = "127.0.0.1:7003"
 peer = "127.0.0.1:7103"
 zone = "west"
-weight = 2
 
 [cluster]
 name = "shop"
@@ -150,7 +149,7 @@ def test_a_joiner_knows_seeds_and_founds_nothing(tmp_path: Path) -> None:
     found = settings(tmp_path, JOINER)
     assert found.members == []
     assert found.seeds == ["127.0.0.1:7101", "127.0.0.1:7102"]  # itself is none
-    assert found.me == Member("n3", "127.0.0.1", 7003, 7103, "west", 2)
+    assert found.me == Member("n3", "127.0.0.1", 7003, 7103, "west")
     assert found.cluster == settings(tmp_path).cluster
 
 
@@ -182,7 +181,6 @@ def test_a_joiner_never_makes_a_secret_of_its_own(tmp_path: Path) -> None:
     ("old", "new", "sentence"),
     [
         ("w = 3", "w = 4", "w=4 can never be met with n=3: choose 1 to 3"),
-        ("weight = 2", "weight = 0", "node.weight must be at least 1, not 0"),
         ("127.0.0.1:7101", "127.0.0.1", "a seed must be host:port, such as"),
         ("127.0.0.1:7101", "10.0.0.1:7101", "a seed='10.0.0.1:7101' is not an IPv4 loopback"),
         ('"127.0.0.1:7101", "localhost:7102", ', "", "the only seed is this node itself"),
@@ -206,7 +204,7 @@ def test_members_and_seeds_do_not_go_together(tmp_path: Path) -> None:
         load(tmp_path / "node.toml", {}, join=["127.0.0.1:7109"])
 
 
-def test_zone_and_weight_of_a_founder_stand_in_the_list(tmp_path: Path) -> None:
+def test_the_zone_of_a_founder_stands_in_the_list(tmp_path: Path) -> None:
     other = GOOD.replace("[cluster]", 'zone = "west"\n[cluster]')
     assert "node.zone is 'west', but [[members]] says '' for n1" in refusal(tmp_path, other)
     same = GOOD.replace('7101"\n\n[[', '7101"\nzone = "west"\n\n[[').replace(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -30,6 +31,7 @@ from dynamo.server import peers as visiting
 from dynamo.server.config import Settings, load
 from dynamo.server.loop import Server, StartError
 from dynamo.server.outlets import batches
+from dynamo.server.tidings import SENTENCES
 from dynamo.storage import MemoryStore
 
 pytestmark = pytest.mark.net
@@ -595,6 +597,44 @@ def test_who_is_blocked_is_blocked_before_and_after_it_joins(faulty: Rig) -> Non
     rig.server.turn(0)
     assert rig.node.stats["frames_blocked"] == 3
     assert (rig.node.seen, rig.node.gone) == ([], [])
+
+
+def test_the_log_says_once_who_came_moved_and_went_and_whether_clients_are_served(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dynamo.server")
+    roster = rig.node.roster
+
+    def said(*items: tuple[str, tuple[Any, ...]]) -> list[str]:
+        caplog.clear()
+        for key, item in items:
+            roster.take(key, item)
+        rig.server.turn(0)
+        rig.server.turn(0)
+        return [record.getMessage() for record in caplog.records]
+
+    assert said() == ["no requests of clients are served: n1 has not heard from another node of "
+                      "its ring yet"]  # fmt: skip
+    roster.confirm()
+    assert said() == ["requests of clients are served"]
+    assert said(("n/n3", record(7101))) == ["a node is known that does not belong to the ring"]
+    assert said(("w/n3", (1, IN, 1, 0))) == ["a node belongs to the ring"]
+    assert said(("n/n3", record(7201, 2))) == ["a node has moved"]
+    assert said(("n/n3", record(7201, 3))) == []
+    assert said(("w/n3", (2, REMOVED, 1, 0))) == ["a node was removed from the ring"]
+    assert said(("w/n1", (2, REMOVED, 1, 0))) == [
+        "no requests of clients are served: n1 was removed from the ring: ask another node",
+        "a node was removed from the ring",
+    ]
+
+
+def test_every_event_of_the_core_has_a_sentence() -> None:
+    core = Path(loop.__file__).parent.parent / "core"
+    noted = set()
+    for file in core.glob("*.py"):
+        noted |= set(re.findall(r'events\.append\(\s*\(\s*"([^"]+)"', file.read_text("utf-8")))
+    assert "up" in noted
+    assert noted - {"malformed"} <= SENTENCES.keys()
 
 
 # --- Start and end ----------------------------------------------------------------------------

@@ -131,6 +131,8 @@ class Put(Operation):
         else:
             stats["owners_silent"] += 1
             self.fanout.cover(self, list(self.uncovered))
+            if not self.uncovered:
+                return self.deadline_ms  # nobody is left who could be covered
         return now_ms + self.fanout.requests.config.replica_timeout_ms
 
     def expired(self) -> None:

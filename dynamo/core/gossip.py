@@ -36,12 +36,13 @@ Sources: Demers et al. 1987 (anti-entropy and rumours); DESIGN §8.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from dynamo.core.config import Config, quorum
-from dynamo.core.items import LEFT, NODES_MAX, REMOVED
+from dynamo.core.items import KINDS, LEFT, NODES_MAX
 from dynamo.core.liveness import UP, Liveness
 from dynamo.core.messages import BUCKETS, GOSSIP, ITEMS, Malformed, Message
 from dynamo.core.roster import Roster
@@ -344,7 +345,7 @@ class Gossip:
         sender: str,
         promise: list[Any],
         life: int,
-        items: list[list[Any]] | tuple[list[Any], ...] = (),
+        items: Sequence[list[Any]] = (),
     ) -> bool:
         """Whether what the sender says of the ring is heard at all."""
         met = self._meet(sender)
@@ -358,9 +359,12 @@ class Gossip:
             return True
         # Two nodes may each know the other as gone, after a split: so both are told.
         mine = "w/" + self._roster.name
-        allowed = [x for x in items if x[0] in ("n/" + sender, mine)]
-        self._roster.take_all([x for x in allowed if x[0] != mine or _says_gone(x[1])])
-        self._check_address(sender, allowed)
+        allowed = [x for x in items if x[0] == "n/" + sender]
+        for wish in [_read("w", item) for key, item in items if key == mine]:
+            if wish is not None and wish.status >= LEFT:
+                allowed.append([mine, wish])
+        self._roster.take_all(allowed)
+        self._check_address(sender, items)
         self.tell(sender)
         return False
 
@@ -383,7 +387,7 @@ class Gossip:
             met = self._met[sender] = _Met()
         return met
 
-    def _check_address(self, sender: str, items: list[list[Any]]) -> None:
+    def _check_address(self, sender: str, items: Sequence[list[Any]]) -> None:
         """Tell a node that began anew with a lower incarnation, at an address of its own.
 
         Its record counts for nothing here, so answers go where it was before. It must hear of the
@@ -391,11 +395,12 @@ class Gossip:
         """
         key = "n/" + sender
         held = self._roster.item(key)
-        for name, claimed in items:
-            if name != key or held is None or not _is_record(claimed) or claimed[0] > held[0]:
+        for claimed in [_read("n", item) for name, item in items if name == key]:
+            if held is None or claimed is None or claimed.incarnation > held.incarnation:
                 continue
-            if (claimed[1], claimed[3]) != (held.host, held.peer_port):
-                self._send_items(f"@{claimed[1]}:{claimed[3]}", NEWS, [[key, held]], [])
+            if (claimed.host, claimed.peer_port) != (held.host, held.peer_port):
+                place = f"@{claimed.host}:{claimed.peer_port}"
+                self._send_items(place, NEWS, [[key, held]], [])
                 return
 
     def tell(self, sender: str) -> None:
@@ -450,20 +455,12 @@ def _is_pair(entry: Any) -> bool:
     return type(entry) in (list, tuple) and len(entry) == 2
 
 
-def _is_record(item: Any) -> bool:
-    """Whether this may be a record that names an address; `roster` has refused it if it is none."""
-    return (
-        isinstance(item, list | tuple)
-        and len(item) == 5
-        and tuple(map(type, item)) == (int, str, int, int, str)
-        and len(item[1]) <= 256
-        and item[1].isprintable()
-        and 0 < item[3] < 1 << 16
-    )
-
-
-def _says_gone(wish: Any) -> bool:
-    return isinstance(wish, list | tuple) and len(wish) == 4 and wish[1] in (LEFT, REMOVED)
+def _read(kind: str, item: Any) -> Any:
+    """An item as its kind, None if it is none: `roster` has refused it then."""
+    try:
+        return KINDS[kind].parse(tuple(item))
+    except (TypeError, ValueError):
+        return None
 
 
 def _size(key: str, item: Any) -> int:

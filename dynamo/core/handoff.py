@@ -104,6 +104,7 @@ class Handoff:
         "_seen",
         "_sent",
         "_seq",
+        "_stirred",
         "_store",
         "_table",
         "events",
@@ -143,6 +144,8 @@ class Handoff:
         self._seen = (-1, -1)
         # request -> (home, storage key, what was sent, when it counts as lost)
         self._sent: dict[int, tuple[str, bytes, bytes, int]] = {}
+        # Most steps have nothing to send: whatever makes something to send, or room, says so.
+        self._stirred = True
         for skey, record in list(store.scan(HINTS)):
             row = self._read(skey, record)
             if row is not None:
@@ -263,6 +266,7 @@ class Handoff:
                 self._astray[arc] = b""
         self._bytes[home] = self._bytes.get(home, 0) + size - owed.get(skey, 0)
         owed[skey] = size
+        self._stirred = True
         self._oldest[home] = min(self._oldest.get(home, row[1]), row[1])
 
     def _erase(self, home: str, skey: bytes, row: Row) -> None:
@@ -389,6 +393,8 @@ class Handoff:
             self._find_astray()
             if self._astray:
                 self._reroute()
+        if self._owed and self._stirred:
+            self._stirred = False
             for home, owed in list(self._owed.items()):
                 if self._liveness.state(home) == "up":
                     self._send(home, owed, now_ms)
@@ -402,7 +408,10 @@ class Handoff:
                 continue
             size += self._deliver(home, skey, now_ms)
             room -= 1
-            if room <= 0 or size >= self._config.hint_batch_bytes:
+            if size >= self._config.hint_batch_bytes:
+                self._stirred = True  # the next step goes on
+                return
+            if room <= 0:
                 return
 
     def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
@@ -436,17 +445,26 @@ class Handoff:
             if due_ms > now_ms:
                 return
             del self._sent[req]
+            self._stirred = True
             self.stats["hints_unanswered"] += 1
 
     def on_replicate_ok(self, sender: str, message: Message) -> bool:
         """Handle an acknowledgement if it is of a hint; say whether it was."""
         _, req, status, _, _ = message
-        sent = self._sent.pop(req, None)
+        sent = self._sent.get(req)
         if sent is None or sent[0] != sender:
             return False
+        if status != STORED:
+            # It stays on the list of what is on its way until it would count as lost. History: a
+            # home with a full disk refused a hint, which was sent again at once, and refused; two
+            # nodes did nothing else any more.
+            self.stats["hints_put_off"] += 1
+            return True
+        del self._sent[req]
+        self._stirred = True
         home, skey, obj, _ = sent
         row = self.row(skey)
-        if status != STORED or row is None or home not in row[0]:
+        if row is None or home not in row[0]:
             return True
         if obj == (row[2] or self._replica.obj(skey)):  # H1
             self._erase(home, skey, row)
@@ -455,7 +473,8 @@ class Handoff:
         return True
 
     def drop_node(self, name: str) -> None:
-        """Forget what is on its way to a peer that was lost; it will be sent again."""
+        """Forget what is on its way to a peer that is heard again; it will be sent again."""
+        self._stirred = True
         for req in [req for req, sent in self._sent.items() if sent[0] == name]:
             del self._sent[req]
 
@@ -463,7 +482,7 @@ class Handoff:
         """When a delivery counts as lost, or now; None if there is nothing to wait for."""
         if self._astray or (self._owed and self._roster.gone(self._roster.name)):
             return self._now_ms
-        return next((due for _, _, _, due in self._sent.values()), None)
+        return next(iter(self._sent.values()))[3] if self._sent else None
 
     def counts(self) -> dict[str, int]:
         """Undelivered hints per home."""

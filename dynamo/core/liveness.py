@@ -165,6 +165,19 @@ class Liveness:
         """Whether it is worth sending to: not DOWN."""
         return self.state(name) is not DOWN
 
+    def in_order(self, names: list[str]) -> list[str]:
+        """Those that are UP first, SUSPECT ones after, DOWN ones not at all."""
+        if not self.doubts:
+            return names
+        up, suspect = [], []
+        for name in names:
+            state = self.state(name)
+            if state is UP:
+                up.append(name)
+            elif state is not DOWN:
+                suspect.append(name)
+        return up + suspect
+
     def states(self) -> dict[str, str]:
         return {name: peer.state for name, peer in self._peers.items()}
 

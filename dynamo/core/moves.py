@@ -82,7 +82,6 @@ class Moves:
         self._due_ms = 0
         self._people = -1
         self._standing: tuple[Any, ...] = ()
-        roster.moved.update(dict.fromkeys(range(config.partitions)))
 
     def begin_step(self, now_ms: int) -> None:
         self.now_ms = self.driver.now_ms = now_ms
@@ -193,7 +192,11 @@ class Moves:
         self._due_ms = self._next_due_ms(now_ms)
 
     def _follow_people(self) -> None:
-        """Who belongs to the ring decides who drives: look at all arcs if that has changed."""
+        """Who belongs to the ring decides who drives: look at all arcs if that has changed.
+
+        History: its goals reached a joiner before the wish that made it a member; they were none
+        of its business, and stayed so.
+        """
         self._people = self._roster.people
         wishes = self._roster.wishes
         standing = (self._roster.confirmed, *((name, wishes[name][1:]) for name in sorted(wishes)))

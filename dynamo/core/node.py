@@ -152,7 +152,12 @@ class Node:
         self.table = self.roster.table
         self.replica = Replica(config, store, rng, self.events, self.stats)
         self.replica.load_ids(now_ms)
-        life = self._begin_life(rng)
+        # Request numbers begin anew, at random, in every life. History: built from the start
+        # counter, they came back after a disk was wiped, and a slow acknowledgement of the life
+        # before counted for another put.
+        life = rng.getrandbits(LIFE_BITS)
+        self.boot = self.replica.boot << LIFE_BITS | life
+        life <<= 40
         self.liveness = Liveness(
             config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
         )
@@ -179,43 +184,35 @@ class Node:
             config, self.roster, self.replica, self.liveness, self.exchange, self.elector, outbox,
             rng, life, now_ms,
         )  # fmt: skip
-        self.orphans = Orphans(
-            config, self.roster, self.replica, store, self.liveness, self.handoff, self.requests,
-            outbox, life,
-        )  # fmt: skip
+        self.orphans = Orphans(self.requests, self.handoff, store, life)
+        self._look_inward(cluster, store, now_ms)
+        self._client_handlers = self._for_clients()
+        self._peer_handlers = self._for_peers()
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    def _look_inward(self, cluster: Cluster, store: Any, now_ms: int) -> None:
+        """What people and clients ask of the ring, and the lists of parts that a step goes by."""
+        config, name = self.config, self.name
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
-        self._wire()
-        # Before anything else: the identity and the start counter of this life are on disk.
-        store.commit(sync=True)
-
-    def _begin_life(self, rng: random.Random) -> int:
-        """Number this life; what request numbers begin with.
-
-        They begin anew, at random, in every life. History: built from the start counter, they came
-        back after a disk was wiped, and a slow acknowledgement of the life before counted for
-        another put.
-        """
-        life = rng.getrandbits(LIFE_BITS)
-        self.boot = self.replica.boot << LIFE_BITS | life
-        return life << 40
-
-    def _wire(self) -> None:
-        """Who answers what, who reports to people, and who may ask for a sync."""
-        self.inspection.gossip_view = self.gossip.report
         self.inspection.movers += [self.moves.view, self.orphans.view]
         self.inspection.rates.append(self.moves.rate_bytes_per_s)
+        self.inspection.gossip_view = self.gossip.report
         # What may ask for a step that ends in a synced commit.
         self._durable: tuple[Any, ...] = (
-            self.fanout, self.serving, self.fence, self.elector, self.moves.driver, self.orphans,
-            self.changes,
+            self.fanout, self.serving, self.fence, self.orphans, self.changes, self.elector,
+            self.moves.driver,
         )  # fmt: skip
-        self._client_handlers = self._for_clients()
-        self._peer_handlers = self._for_peers()
+        self._background = (self.liveness, self.handoff, self.exchange, self.replica)
+        self._parts: tuple[Any, ...] = (
+            *self._background[1:], self.requests, self.scanning, self.gossip, self.orphans,
+            self.changes, self.moves,
+        )  # fmt: skip
 
     def _for_clients(self) -> dict[int, Handler]:
         return {
@@ -246,14 +243,14 @@ class Node:
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            OFFER: self.orphans.on_offer,
+            OFFERED: self.orphans.on_offered,
             REGISTER: self.elector.on_register,
             REGISTERED: self.moves.driver.on_registered,
             PROMISE: self.elector.on_promise,
             PROMISED: self.moves.driver.on_promised,
             VOTE: self.elector.on_vote,
             VOTED: self.moves.driver.on_voted,
-            OFFER: self.orphans.on_offer,
-            OFFERED: self.orphans.on_offered,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -330,44 +327,46 @@ class Node:
 
     def _run_due(self, now_ms: int) -> None:
         self._follow(now_ms)
+        liveness, handoff, exchange, replica = self._background
         self.requests.run()
-        self.liveness.run(now_ms)
-        if self.liveness.came_up:
+        liveness.run(now_ms)
+        if liveness.came_up:
             # Fallbacks deliver to, and replicas compare with, whoever is back.
-            for name in self.liveness.came_up:
-                self.handoff.drop_node(name)
-            self.exchange.hurry(self.liveness.came_up)
+            for name in liveness.came_up:
+                handoff.drop_node(name)
+            exchange.hurry(liveness.came_up)
             self.orphans.hurry()
-            self.gossip.hurry(self.liveness.came_up)
+            self.gossip.hurry(liveness.came_up)
             self.moves.hurry()
-            self.liveness.came_up.clear()
-        self.handoff.run(now_ms)
+            liveness.came_up.clear()
+        handoff.run(now_ms)
         self.gossip.run(now_ms)
         self.scanning.run()
-        for arc in self.replica.take_doubted():
-            self.exchange.watch(arc)
-        if self.handoff.needs_repair:
-            self.handoff.needs_repair.clear()
-            self.exchange.look_soon(now_ms)
+        for arc in replica.take_doubted():
+            exchange.watch(arc)
+        if handoff.needs_repair:
+            handoff.needs_repair.clear()
+            exchange.look_soon(now_ms)
         self.moves.run(now_ms)
-        self.exchange.run(now_ms)
-        if self.exchange.copies.done:
+        exchange.run(now_ms)
+        if exchange.copies.done:
             self.moves.run(now_ms)
         self.orphans.run(now_ms)
         self.changes.run(now_ms)
-        if self.liveness.doubts:
-            self.replica.hold_ids()
-        self.replica.forget_ids()
-        del self.events[:-EVENTS_MAX]
+        if liveness.doubts:
+            replica.hold_ids()
+        replica.forget_ids()
+        if len(self.events) > EVENTS_MAX:
+            del self.events[:-EVENTS_MAX]
 
     def _follow(self, now_ms: int) -> None:
         """Watch whom the ring has now, and count whom its registers name besides."""
         seen = (self.roster.people, self.table.changes)
         if seen == self._followed:
             return
-        peers = self.roster.peers()
+        peers, writers = self.roster.peers(), self.table.writers
         known = {*peers, self.name}
-        named = dict.fromkeys(name for register in self.table.registers for name in register.cur)
+        named = {name: None for arc in range(self.config.partitions) for name in writers(arc)}
         absent = sum(name not in known for name in named)
         self.liveness.follow(peers, now_ms, absent)
         self._followed = seen
@@ -376,18 +375,11 @@ class Node:
         """Until when there is nothing to do unless a message comes."""
         if self._followed != (self.roster.people, self.table.changes):
             return self._now_ms
-        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms(), self.orphans.next_due_ms())
-        due = min(due, self.moves.next_due_ms())
-        for other in (
-            self.requests.next_due_ms(),
-            self.handoff.next_due_ms(),
-            self.replica.next_due_ms(),
-            self.scanning.next_due_ms(),
-            self.changes.next_due_ms(),
-        ):
-            if other is not None:
-                due = min(due, other)
+        due = self.liveness.next_due_ms()
+        for part in self._parts:
+            other = part.next_due_ms()
+            if other is not None and other < due:
+                due = other
         return due
 
     def lost(self, peer: str) -> None:

@@ -31,8 +31,7 @@ The owner takes objects through `replica.merge`, under the ordinary rules. Offer
 `transfer_arcs` arcs and `transfer_bytes_per_s` of objects. Nothing is remembered of a walk: after a
 restart it begins anew.
 
-A removed node whose rows are not wanted (DISCARD) erases rows and hints as soon as it knows. A
-leaving one that owns nothing, holds nothing and owes nothing says that it has LEFT.
+A removed node whose rows are not wanted (DISCARD) erases rows and hints as soon as it knows.
 """
 
 from __future__ import annotations
@@ -40,15 +39,13 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo.core import ring
-from dynamo.core.config import Config
 from dynamo.core.handoff import Handoff
-from dynamo.core.items import DISCARD, LEAVING, LEFT, REMOVED
-from dynamo.core.liveness import UP, Liveness
+from dynamo.core.items import DISCARD, REMOVED
+from dynamo.core.liveness import UP
 from dynamo.core.messages import OFFER, OFFERED, REFUSED, Malformed, Message
-from dynamo.core.replica import CHECK_BYTES, Replica, intact
+from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.requests import Requests
 from dynamo.core.ring import Register
-from dynamo.core.roster import Roster
 from dynamo.core.spaces import OBJECTS
 
 PAGE_BYTES = 1 << 20  # of rows read for a page of digests, and of objects in a message
@@ -99,7 +96,7 @@ class _Orphan:
 
 
 class Orphans:
-    """Offers what is left here, takes what others offer, and ends a leaving node's membership."""
+    """Offers what is left here, and takes what others offer."""
 
     __slots__ = (
         "_arcs",
@@ -122,28 +119,17 @@ class Orphans:
         "stats",
     )
 
-    def __init__(
-        self,
-        config: Config,
-        roster: Roster,
-        replica: Replica,
-        store: Any,
-        liveness: Liveness,
-        handoff: Handoff,
-        requests: Requests,
-        outbox: list[tuple[Any, Message]],
-        life: int,
-    ) -> None:
-        self._config = config
-        self._roster = roster
-        self._replica = replica
+    def __init__(self, requests: Requests, handoff: Handoff, store: Any, life: int) -> None:
+        self._config = requests.config
+        self._roster = requests.roster
+        self._replica = requests.replica
         self._store = store
-        self._liveness = liveness
+        self._liveness = requests.liveness
         self._handoff = handoff
         self._requests = requests
-        self._outbox = outbox
+        self._outbox = requests.outbox
         self._seq = life | 1 << 38
-        self.stats = replica.stats
+        self.stats = requests.stats
         self.durable_due = False  # this step must end in a synced commit
         self._now_ms = 0
         self._arcs: dict[int, _Orphan] = {}
@@ -171,9 +157,6 @@ class Orphans:
         for orphan in list(self._arcs.values()):
             if self._work(orphan, now_ms, busy < self._config.transfer_arcs):
                 busy += 1
-        if roster.status(roster.name) == LEAVING:
-            self._due_ms = min(self._due_ms, now_ms + WAIT_MS)
-            self._maybe_left()
 
     def _look(self, now_ms: int) -> None:
         roster = self._roster
@@ -206,28 +189,6 @@ class Orphans:
         orphan = self._arcs.get(arc)
         walk = orphan.walks.get(name) if orphan is not None else None
         return walk if walk is not None and walk.req == req else None
-
-    def _maybe_left(self) -> None:
-        roster = self._roster
-        if not self.waiting():
-            wish = roster.wishes[roster.name]
-            roster.change("w/" + roster.name, wish._replace(ver=wish.ver + 1, status=LEFT))
-            roster.events.append(("left",))
-
-    def waiting(self) -> list[str]:
-        """What a leaving node still has to get rid of, a sentence each."""
-        name, table = self._roster.name, self._roster.table
-        owned, owed = len(table.arcs_of(name)), self._handoff.counts()
-        meant = sum(name in goal.owners for goal in self._roster.goals)
-        found = []
-        if owned or meant:
-            found.append(f"{name} still owns copies of {max(owned, meant)} arcs")
-        if self._replica.keys:
-            found.append(f"{name} still holds {self._replica.keys} keys")
-        for home, count in owed.items():
-            state = self._liveness.state(home)
-            found.append(f"{name} still keeps {count} writes for {home}, which is {state}")
-        return found
 
     # --- one arc ------------------------------------------------------------------------------
 
@@ -397,7 +358,8 @@ class Orphans:
         self._check_pairs(arc, rows)
         self._check_pairs(arc, objs)
         wish = roster.wishes.get(sender)
-        if wish is None or (wish.status == REMOVED and wish.flags & DISCARD) or roster.closed:
+        known = roster.confirmed and not roster.gone(roster.name)
+        if wish is None or (wish.status == REMOVED and wish.flags & DISCARD) or not known:
             self.stats["offers_refused"] += 1  # O5
             return
         register = table.registers[arc]

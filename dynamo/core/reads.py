@@ -168,7 +168,7 @@ class Reads:
                 op.acked.append(requests.me)
         else:
             self._look_at_hints(op)
-        op.left = requests.in_order(requests.table.others(op.arc, requests.me))[:]
+        op.left = requests.liveness.in_order(requests.table.others(op.arc, requests.me))[:]
         self._reach(op, len(op.acked))
 
     def _look_at_hints(self, op: Get) -> None:
@@ -192,7 +192,7 @@ class Reads:
             self._look_at_hints(op)
             # Owners last: they were silent, or would not coordinate and may answer all the same.
             op.left = requests.stand_ins(op.arc) if op.flags & SLOPPY else []
-            op.left += requests.in_order(requests.table.others(op.arc, requests.me))
+            op.left += requests.liveness.in_order(requests.table.others(op.arc, requests.me))
             self._reach(op, len(op.acked))
         except Refused as refusal:  # `start` has returned: nobody else answers for it
             self._refuse(op, refusal)

@@ -463,7 +463,8 @@ class Replica:
 
     def forget_ids(self) -> None:
         """Drop what has been remembered long enough, or beyond `ids_max`."""
-        dead, now, surplus = self.dead, self._now, len(self.dead) - self._config.ids_max
+        dead, now = self.dead, self._now
+        surplus = len(dead) - self._config.ids_max
         if now < self._forget_due_ms and surplus <= 0:
             return
         self._forget_due_ms = now + self._config.id_memory_ms
@@ -491,8 +492,10 @@ class Replica:
 
     def next_due_ms(self) -> int | None:
         """When the oldest remembered id may be forgotten."""
-        due_ms = next(iter(self.dead.values()), None)
-        return None if due_ms is None else max(due_ms, self._hold_ids_ms)
+        if not self.dead:
+            return None
+        due_ms = next(iter(self.dead.values()))
+        return due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""

@@ -252,7 +252,8 @@ class Requests:
     def wake(self, op: Operation, due_ms: int) -> None:
         """Have `op.silent` called at `due_ms`, or `op.expired` if its deadline comes first."""
         self._ordinal += 1
-        heappush(self._due, (min(due_ms, op.deadline_ms), self._ordinal, op))
+        due_ms = due_ms if due_ms < op.deadline_ms else op.deadline_ms
+        heappush(self._due, (due_ms, self._ordinal, op))
 
     def close(self, op: Operation) -> None:
         """Forget an operation; later answers to it are ignored."""
@@ -315,21 +316,14 @@ class Requests:
 
     # --- routing --------------------------------------------------------------------------------
 
-    def in_order(self, names: list[str]) -> list[str]:
-        """Nodes that are UP first, SUSPECT ones after, DOWN ones not at all."""
-        if not self.liveness.doubts:
-            return names
-        state = self.liveness.state
-        usable = [name for name in names if self.liveness.usable(name)]
-        return sorted(usable, key=lambda name: state(name) is not UP)
-
     def stand_ins(self, arc: int) -> list[str]:
         """Nodes beyond the owners that may keep a hint, best first, never this one."""
         found = self.table.fallbacks(arc, self.liveness.usable)
-        return self.in_order([name for name in found if name != self.me])
+        return self.liveness.in_order([name for name in found if name != self.me])
 
     def remaining_ms(self, op: Operation) -> int:
-        return max(1, op.deadline_ms - self.now_ms)
+        left_ms = op.deadline_ms - self.now_ms
+        return left_ms if left_ms > 0 else 1
 
     def stale(self, sender: str, req: int, arc: int, ver: int, phase: int) -> bool:
         """Whether a request was made under another register; if so its sender gets this one."""
@@ -392,7 +386,7 @@ class Forward(Operation):
             self.owners += tuple(name for name in writers if name not in self.owners)
         # Of the owners in doubt one is tried: all of them would use up the time that a stand-in
         # needs, when a partition has just begun and nobody is DOWN yet.
-        ordered = requests.in_order([name for name in self.owners if name != requests.me])
+        ordered = requests.liveness.in_order([name for name in self.owners if name != requests.me])
         up = sum(requests.liveness.state(name) is UP for name in ordered)
         self._left = [name for name in ordered[: up + 1] if name not in self.waiting]
 

@@ -70,6 +70,10 @@ class Serving:
             status = NOT_DURABLE
         elif not self.store.free_ok() and len(obj) > SMALL_BYTES:
             status = NO_SPACE
+        elif home and requests.roster.gone(requests.me):
+            # It will offer what it holds and be gone: its promise to keep something is worth
+            # nothing. History: removed with DISCARD it erased a hint that had counted toward W.
+            status = HINT_REFUSED if not needed else NO_SPACE
         elif home:
             if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms, dead):
                 for put_id in dead:

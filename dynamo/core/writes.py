@@ -183,7 +183,7 @@ class Writes:
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
         if attempt > 0 or (op.mode == AUTO and not known):
             others = [name for name in op.register.readers if name != requests.me]
-            if self._ask(op, requests.in_order(others), known):
+            if self._ask(op, requests.liveness.in_order(others), known):
                 return
         self.apply(op)
 
@@ -203,7 +203,9 @@ class Writes:
         op.waiting.clear()
         self.fanout.aim(op)
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
-        nodes = requests.in_order([name for name in op.register.readers if name != requests.me])
+        nodes = requests.liveness.in_order(
+            [name for name in op.register.readers if name != requests.me]
+        )
         is_owner = requests.me in op.owners
         if not is_owner:
             nodes += requests.stand_ins(op.arc)

@@ -1,6 +1,6 @@
 """The settings of one node: a TOML file, overridden by the environment, checked whole.
 
-    [node]      name data_dir client peer zone weight durability interval_ms faults log log_level
+    [node]      name data_dir client peer zone durability interval_ms faults log log_level
     [cluster]   name secret_file seeds n r w partitions
     [tuning]    every other knob of `dynamo.core.config.Config`, by its own name
     [[members]] name client peer zone weight; every founder of a new ring, this node included
@@ -67,9 +67,9 @@ class NodeSection(msgspec.Struct, forbid_unknown_fields=True):
     data_dir: str = ""
     client: str = "127.0.0.1:7001"
     peer: str = "127.0.0.1:7101"
-    # Replicas of a key go to different zones where they can. A weight of 2 takes twice as much.
+    # Replicas of a key go to different zones where they can. (How much a node that joins takes is
+    # no setting of the node: `dynamo cluster join --weight`.)
     zone: str = ""
-    weight: int = 1
     # "fsync": on disk before anything is acknowledged. "interval": synced every interval_ms, a
     # power cut may take that much from this copy. "memory": gone with the process.
     durability: str = "fsync"
@@ -302,18 +302,14 @@ def _check_node(node: NodeSection, client: Address, peer: Address, ring: list[Me
             raise ConfigError(f"node.{key} must be one of {', '.join(allowed)}, not {value!r}")
     if node.interval_ms < 1:
         raise ConfigError(f"node.interval_ms must be at least 1, not {node.interval_ms}")
-    if node.weight < 1:
-        raise ConfigError(f"node.weight must be at least 1, not {node.weight}")
     listed = next((member for member in ring if member.name == node.name), None)
     if listed is None:
-        return Member(node.name, client.host, client.port, peer.port, node.zone, node.weight)
-    for key in ("zone", "weight"):
-        here, there = getattr(node, key), getattr(listed, key)
-        if here != getattr(NodeSection(), key) and here != there:
-            raise ConfigError(
-                f"node.{key} is {here!r}, but [[members]] says {there!r} for {node.name}: write it "
-                "in [[members]] alone"
-            )
+        return Member(node.name, client.host, client.port, peer.port, node.zone)
+    if node.zone not in ("", listed.zone):
+        raise ConfigError(
+            f"node.zone is {node.zone!r}, but [[members]] says {listed.zone!r} for {node.name}: "
+            "write it in [[members]] alone"
+        )
     return listed
 
 

@@ -45,6 +45,7 @@ from dynamo.server.config import Address, Settings
 from dynamo.server.logs import Quiet
 from dynamo.server.outlets import NOW, ClientOutlets, batches
 from dynamo.server.peers import Peers
+from dynamo.server.tidings import SENTENCES, Tidings
 
 log = logging.getLogger("dynamo.server")
 
@@ -77,18 +78,6 @@ _REASONS = {
     "undecodable": "body",
     "frame of another": "cluster",
     "unexpected kind": "kind",
-}
-_EVENTS = {
-    "up": (logging.INFO, "peer is up", "peer"),
-    "suspect": (logging.WARNING, "peer is suspect: it does not answer", "peer"),
-    "down": (logging.WARNING, "peer is down: its writes are kept as hints", "peer"),
-    "ready": (logging.INFO, "every own arc is synced", ""),
-    "listed and no member": (
-        logging.WARNING,
-        "a node in [[members]] is not in the ring: the list only founds a ring. To take it in: "
-        "`dynamo cluster join NAME`, then plan and commit",
-        "node",
-    ),
 }
 
 
@@ -155,6 +144,7 @@ class Server:
             total_bytes_max=CLIENTS_BACKLOG_BYTES,
             hold_ms=settings.config.timeout_ms_max,
         )
+        self._tidings = Tidings(node.roster)
         self._peers = Peers(node.roster, self._connect, self._stats, settings.config.suspicion_ms)
         # Peers before clients: what they send completes requests that are already under way.
         self._fixed: list[tuple[Any, int]] = [(self._pull, IN), (self._router, IN)]
@@ -264,6 +254,8 @@ class Server:
         self._flush(outbox, sent_ms)
         if self._node.events:
             self._log_events()
+        for level, text, data in self._tidings.news():
+            log.log(level, text, extra={"data": data})
 
     def _patience_ms(self, wait_ms: int | None) -> int:
         if self._rest:
@@ -426,7 +418,7 @@ class Server:
 
     def _log_events(self) -> None:
         for event in self._node.events:
-            level, text, field = _EVENTS.get(event[0], (logging.WARNING, str(event[0]), "about"))
+            level, text, field = SENTENCES.get(event[0], (logging.WARNING, str(event[0]), "about"))
             about = ", ".join(map(str, event[1:]))
             if event[0] == "malformed":
                 self._quiet.say("refused a message", "malformed", monotonic_ms(), about=about)

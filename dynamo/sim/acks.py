@@ -65,10 +65,16 @@ class Acks:
         read = disk.synced if durable else disk.peek
         if read(IDS, put_id) is not None:
             return True
-        (judge,) = [judge for judge in self._world.judges if isinstance(judge, Dots)]
-        dots = judge.of(put_id)
-        return any(
-            dvv.counter(clock, actor) >= n
-            for clock in map(clock_of, disk.held(skey, durable))
-            for actor, n in dots
-        )
+        dots = self._dots().of(put_id)
+        for obj in disk.held(skey, durable):
+            clock = clock_of(obj)
+            for actor, n in dots:
+                if dvv.counter(clock, actor) >= n:
+                    return True
+        return False
+
+    def _dots(self) -> Dots:
+        for judge in self._world.judges:
+            if isinstance(judge, Dots):
+                return judge
+        raise LookupError("acknowledgements are judged by the dots that disks have committed")
