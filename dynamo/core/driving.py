@@ -195,6 +195,8 @@ class Driver:
         if not self._roster.adopt(arc, register):
             return
         self.durable_due = True
+        if register.phase in (COPYING, SWITCHED) and rules.gaining(register) == self._me:
+            return  # it will be asked to be confirmed, in this step
         names = dict.fromkeys((*before.cur, *before.next, *register.cur, *register.next))
         goal = self._roster.goals[arc]
         if goal.ver and register.phase == DONE:  # whoever proposes the next step
@@ -212,6 +214,7 @@ class Driver:
             base.round, move.round, self._ballots.held(move.arc).promised >> ring.BALLOT_BITS
         )
         target = ring.proposal(seen + 1, COPYING if coming else STABLE, base.cur, coming)
+        move.round = target.round  # which is used up: two attempts never share a ballot
         self._begin(move, "promise", self.now_ms + ATTEMPT_MS)
         move.attempt = Attempt(base, target)
         self.stats["moves_proposed"] += 1

@@ -50,8 +50,8 @@ class Moves:
     """Which arcs this node is to move, and when."""
 
     __slots__ = (
-        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_table",
-        "_watch_ms", "_watched", "driver", "now_ms",
+        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_standing",
+        "_table", "_watch_ms", "_watched", "driver", "now_ms",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +81,7 @@ class Moves:
         self._watch_ms = now_ms
         self._due_ms = 0
         self._people = -1
+        self._standing: tuple[Any, ...] = ()
 
     def begin_step(self, now_ms: int) -> None:
         self.now_ms = self.driver.now_ms = now_ms
@@ -166,10 +167,7 @@ class Moves:
     def run(self, now_ms: int) -> None:
         """Take up what has changed, and do what is due."""
         if self._people != self._roster.people:
-            # Also whether this node belongs to the ring. History: its goals reached a joiner before
-            # the wish that made it a member; they were none of its business, and stayed so.
-            self._people = self._roster.people
-            self._roster.moved.update(dict.fromkeys(range(self._config.partitions)))
+            self._follow_people()
         while self._roster.moved:
             for arc in list(self._roster.moved):
                 del self._roster.moved[arc]
@@ -193,16 +191,29 @@ class Moves:
             self.run(now_ms)
         self._due_ms = self._next_due_ms(now_ms)
 
+    def _follow_people(self) -> None:
+        """Who belongs to the ring decides who drives: look at all arcs if that has changed.
+
+        History: its goals reached a joiner before the wish that made it a member; they were none
+        of its business, and stayed so.
+        """
+        self._people = self._roster.people
+        wishes = self._roster.wishes
+        standing = (self._roster.confirmed, *((name, wishes[name][1:]) for name in sorted(wishes)))
+        if standing != self._standing:
+            self._standing = standing
+            self._roster.moved.update(dict.fromkeys(range(self._config.partitions)))
+
     def _start(self, now_ms: int) -> None:
         """Begin what may begin: what is under way already always may."""
-        free = self._config.transfer_arcs - sum(
-            move.task.what != "switch" and now_ms - move.progress_ms < STALLED_MS
-            for move in self.driver.active.values()
-        )
+        under_way = [move for move in self.driver.active.values() if move.task.what != "switch"]
+        busy = sum(now_ms - move.progress_ms < STALLED_MS for move in under_way)
+        busy += sum(move.task.what == "copy" for move in self.driver.waiting.values())
+        free = self._config.transfer_arcs - busy
         for move in list(self.driver.waiting.values()):
             if now_ms < move.due_ms or (move.task.what == "propose" and free <= 0):
                 continue
-            free -= move.task.what != "switch"
+            free -= move.task.what == "propose"
             self.driver.start(move)
 
     def _next_due_ms(self, now_ms: int) -> int:
