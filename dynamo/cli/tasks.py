@@ -234,7 +234,8 @@ def _await(shell: Shell, name: str) -> Task:
             now = time.monotonic()
             if task is not None:
                 heard = now
-                bar.advance(task["arcs_done"] - bar.done)
+                if moved := task["arcs_done"] - bar.done:
+                    bar.advance(moved)
                 if task["state"] != RUNNING:
                     return task
                 said = _say_why(shell, bar, name, task, said)
