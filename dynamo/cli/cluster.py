@@ -159,6 +159,8 @@ def _preview(shell: Shell, at: Contact, node: str, force: bool, discard: bool, y
     from dynamo.cli.removing import preview
 
     _check_name(at, node)
+    if at.members[node]["state"] == "up":
+        return  # the node that is asked refuses that, and says what to do instead
     preview(shell, node, force, discard)
     confirm(shell, node, yes, f"{node} goes for good, once that is committed")
 
@@ -277,7 +279,7 @@ def _confirm_plan(shell: Shell, made: Mapping[str, Any], given: str, yes: bool) 
         gone = gone or [change["node"] for change in made["staged"]]
         confirm(shell, " ".join(gone), yes, "This may lose data that was acknowledged")
     elif not given:
-        confirm(shell, "yes", yes, "Committing a plan without its id")
+        confirm(shell, "yes", yes, "What you see above is carried out")
 
 
 def _committed(shell: Shell, told: Mapping[str, Any], wait: bool) -> int | None:

@@ -111,7 +111,11 @@ def _show_all(shell: Shell, known: list[Task]) -> None:
             task["task"],
             show.text((task["state"], STYLES.get(task["state"], ""))),
             show.clock(task["started_wall_ms"] / 1000),
-            done_text(task),
+            done_text(task)
+            if task["state"] == RUNNING
+            else "all"
+            if task["state"] == "done"
+            else "–",
             "; ".join(task["changes"]),
         )
         for task in known
