@@ -205,7 +205,7 @@ def follow(shell: Shell, name: str) -> int:
     except KeyboardInterrupt:
         shell.say(
             f"Detached; the change goes on without you.\n"
-            f"Watch again: dynamo tasks {name} --wait     Stop it: dynamo tasks {name} --abort"
+            f"Watch again: dynamo tasks {name} --wait\nStop it:     dynamo tasks {name} --abort"
         )
         return exits.INTERRUPTED
     if shell.json:
