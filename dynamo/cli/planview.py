@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from dynamo.cli import show
@@ -10,8 +10,11 @@ from dynamo.cli.changing import print_staged
 from dynamo.cli.shared import Shell
 from dynamo.cli.survey import STATE_STYLES
 
-# Sentences of one kind on the screen; --json has all.
-SENTENCES_MAX = 8
+KINDS = (
+    ("risks", "risk", "yellow"),
+    ("warnings", "warn", "yellow"),
+    ("violations", "broken", "bold red"),
+)
 FATES = {
     "join": "joins",
     "leave": "leaves",
@@ -28,25 +31,21 @@ def draw(shell: Shell, plan: Mapping[str, Any]) -> None:
     shell.print(_node_table(plan))
     shell.print()
     shell.print(show.text(_moves(plan)))
-    _sentences(shell, "risk", "yellow", plan.get("risks", ()))
-    _sentences(shell, "warn", "yellow", plan.get("warnings", ()))
-    _sentences(shell, "broken", "bold red", plan.get("violations", ()))
-    if not any(plan.get(kind) for kind in ("risks", "warnings", "violations", "loss")):
-        shell.print(
-            show.text(
-                ("ok      ", "green"), "The failure of any one node meanwhile costs no quorum."
-            )
-        )
+    shell.print(show.notes(_notes(plan)))
+
+
+def _notes(plan: Mapping[str, Any]) -> Iterator[tuple[tuple[str, str], str]]:
+    """(mark and its style, sentence) of all that a plan has to say."""
+    found = [
+        ((mark, style), str(sentence))
+        for kind, mark, style in KINDS
+        for sentence in plan.get(kind, ())
+    ]
+    yield from found
     if plan.get("loss"):
-        shell.print(show.text(("LOSS    ", "bold red"), str(plan["loss"])))
-
-
-def _sentences(shell: Shell, mark: str, style: str, sentences: Iterable[str]) -> None:
-    found = list(sentences)
-    for sentence in found[:SENTENCES_MAX]:
-        shell.print(show.text((f"{mark:8}", style), str(sentence)))
-    if len(found) > SENTENCES_MAX:
-        shell.print(f"{'':8}and {len(found) - SENTENCES_MAX:,} more: see --json")
+        yield ("LOSS", "bold red"), str(plan["loss"])
+    elif not found:
+        yield ("ok", "green"), "The failure of any one node meanwhile costs no quorum."
 
 
 def _node_table(plan: Mapping[str, Any]) -> Any:

@@ -22,6 +22,8 @@ COLOURS = (
     *("#56a3d9", "#f2a541", "#5bb872", "#e06666", "#a98bdb", "#c9a27a"),
     *("#e891c3", "#d3d04f", "#4fc4c0", "#9aa5b1", "#7d8cf0", "#f08a5d"),
 )
+# How often the colours were used up -> by how much of what the next round differs.
+_SHADES = (("", 0.0), ("#000000", 0.28), ("#ffffff", 0.45))
 CELLS_MAX = 1024
 LABEL_COLUMNS = 8
 
@@ -73,7 +75,7 @@ def picture(found: Survey, known: Membership) -> Picture:
             found.state(name),
             known.wish(name),
             SIGNS[at % len(SIGNS)],
-            COLOURS[at % len(COLOURS)],
+            colour(at),
             primary,
             replica,
             float(replica / should) if should else None,
@@ -81,6 +83,16 @@ def picture(found: Survey, known: Membership) -> Picture:
     per_cell = max(1, -(-len(ring.owners) // CELLS_MAX))
     moving = frozenset(arc // per_cell for arc in known.moving)
     return Picture(ring, found.r, found.w, nodes, per_cell, moving)
+
+
+def colour(at: int) -> str:
+    """The colour of the node at this place: a dozen, then the same darker, then lighter."""
+    plain = COLOURS[at % len(COLOURS)]
+    other, part = _SHADES[at // len(COLOURS) % len(_SHADES)]
+    if not part:
+        return plain
+    pairs = ((int(plain[i : i + 2], 16), int(other[i : i + 2], 16)) for i in (1, 3, 5))
+    return "#" + "".join(f"{round(one + (two - one) * part):02x}" for one, two in pairs)
 
 
 def fair_shares(ring: Ring, known: Membership) -> dict[str, Fraction]:

@@ -15,7 +15,7 @@ from dynamo.cli import show
 from dynamo.cli.ringpicture import Picture, Share
 
 MIDDLE, OUTER, INNER = 330.0, 262.0, 118.0
-WIDTH, HEIGHT_MIN, LEGEND_X, LEGEND_Y, LINE = 1_060, 660, 660, 150, 28
+WIDTH, HEIGHT_MIN, LEGEND_X, LEGEND_Y, LINE = 1_290, 660, 660, 150, 28
 GAP = 5.0
 RINGS_MAX = 6
 # Arcs are set apart by thin lines up to so many; beyond, lines would be all that is seen.
@@ -34,8 +34,8 @@ _STYLE = """\
     .bad { fill: #ff7b72 } .fair { fill: #7ee787 } .odd { fill: #f0b45b }
   }
 </style>"""
-_COLUMNS = (("NODE", 34, "start"), ("ZONE", 120, "start"), ("STATE", 184, "start"))
-_FIGURES = (("PRIMARY", 290), ("REPLICA", 350), ("OF SHARE", 376))
+# Right of the legend's left edge: texts begin there, figures end there.
+_NODE, _ZONE, _STATE, _FIGURES = 34, 156, 244, (384, 468, 590)
 
 
 def svg(made: Picture) -> str:
@@ -186,42 +186,38 @@ def _legend(made: Picture) -> Iterator[str]:
     yield _text(LEGEND_X, 72, made.ring.cluster, "ink title")
     up = sum(node.state == "up" for node in made.nodes.values())
     yield _text(LEGEND_X, 98, f"{show.plural(len(made.nodes), 'node')}, {up} up", "soft")
-    for title, x, anchor in _COLUMNS:
-        if title != "ZONE" or _zoned(made):
-            yield _text(LEGEND_X + x, LEGEND_Y - 14, title, "soft head", anchor)
-    for title, x in _FIGURES:
-        at, anchor = (x, "end") if title != "OF SHARE" else (x - 12, "start")
-        yield _text(LEGEND_X + at, LEGEND_Y - 14, title, "soft head", anchor)
-    yield (f'<path class="rule" d="M{LEGEND_X} {LEGEND_Y - 5}H{WIDTH - 34}" fill="none"/>')
+    zoned = any(node.zone for node in made.nodes.values())
+    heads = [(_NODE, "NODE"), (_STATE, "STATE"), *([(_ZONE, "ZONE")] if zoned else [])]
+    for x, title in heads:
+        yield _text(LEGEND_X + x, LEGEND_Y - 14, title, "soft head")
+    for x, title in zip(_FIGURES, ("PRIMARY", "REPLICA", "OF ITS SHARE"), strict=True):
+        yield _text(LEGEND_X + x, LEGEND_Y - 14, title, "soft head", "end")
+    end = LEGEND_X + _FIGURES[-1]
+    yield f'<path class="rule" d="M{LEGEND_X} {LEGEND_Y - 5}H{end}" fill="none"/>'
     for at, node in enumerate(made.nodes.values()):
-        yield from _entry(made, node, LEGEND_Y + 16 + LINE * at)
+        yield from _entry(node, LEGEND_Y + 16 + LINE * at)
     y = LEGEND_Y + 16 + LINE * len(made.nodes) + 16
     for line in _notes(made):
         yield _text(LEGEND_X, y, line, "soft small")
         y += 19
 
 
-def _zoned(made: Picture) -> bool:
-    return any(node.zone for node in made.nodes.values())
-
-
-def _entry(made: Picture, node: Share, y: float) -> Iterator[str]:
+def _entry(node: Share, y: float) -> Iterator[str]:
     yield (
         f'<rect x="{LEGEND_X}" y="{y - 13}" width="20" height="16" rx="3" fill="{_fill(node)}" '
         f'stroke="{node.colour}"/>'
     )
-    yield _text(LEGEND_X + 34, y, _short(node.name, 10), "ink")
-    if _zoned(made):
-        yield _text(LEGEND_X + 120, y, _short(node.zone, 7), "soft")
+    yield _text(LEGEND_X + _NODE, y, _short(node.name, 13), "ink")
+    yield _text(LEGEND_X + _ZONE, y, _short(node.zone, 9), "soft")
     state = node.state.upper() if node.state == "down" else node.state
-    style = "bad" if node.state == "down" else "soft"
-    yield _text(LEGEND_X + 184, y, node.wish or state, "move" if node.wish else style)
-    for share, (_, x) in zip((node.primary, node.replica), _FIGURES, strict=False):
-        yield _text(LEGEND_X + x, y, f"{100 * share:.1f} %", "ink", "end")
-    if node.balance is not None:
-        near = 0.9 <= node.balance <= 1.1
-        text = f"{100 * node.balance:.0f} %"
-        yield _text(WIDTH - 34, y, text, "soft" if near else "odd", "end")
+    style = "bad" if node.state == "down" else "move" if node.wish else "soft"
+    yield _text(LEGEND_X + _STATE, y, node.wish or state, style)
+    figures: list[tuple[float | None, str]] = [(node.primary, ".1f"), (node.replica, ".1f")]
+    figures.append((node.balance, ".0f"))
+    for x, (part, form) in zip(_FIGURES, figures, strict=True):
+        text = f"{100 * part:{form}} %" if part is not None else "–"
+        even = form == ".1f" or part is None or 0.9 <= part <= 1.1
+        yield _text(LEGEND_X + x, y, text, "ink" if even else "odd", "end")
 
 
 def _short(text: str, most: int) -> str:
@@ -229,7 +225,7 @@ def _short(text: str, most: int) -> str:
 
 
 def _notes(made: Picture) -> Iterator[str]:
-    yield "Outermost: the first owner of each arc. Further in: its second, third, …"
+    yield "The outer ring shows the first owner of each arc, the inner ones the second, third, …"
     if made.per_cell > 1:
         yield f"One sector stands for {made.per_cell} arcs, by the owners of the first."
     if any(node.state == "down" for node in made.nodes.values()):

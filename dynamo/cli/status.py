@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo.cli import show
 from dynamo.cli.changing import words
-from dynamo.cli.membership import Membership, membership
+from dynamo.cli.membership import GONE, Membership, membership
 from dynamo.cli.membership import as_json as membership_json
 from dynamo.cli.shared import Shell, command
 from dynamo.cli.survey import (
@@ -20,6 +20,9 @@ from dynamo.cli.survey import (
     survey,
     verdict,
 )
+
+# Columns of a terminal from which a table may have all of its own.
+WIDE = 100
 
 
 @command(
@@ -94,7 +97,7 @@ def _print_head(shell: Shell, found: Survey, known: Membership) -> None:
             ("Cluster ", ""),
             (ring.cluster, "bold"),
             f"   {show.plural(len(ring.nodes), 'node')}, {up} up   N={ring.n} R={found.r} "
-            f"W={found.w}   ring v{ring.version}{agree}   {ring.partitions:,} partitions",
+            f"W={found.w}   ring v{ring.version}{agree}   {ring.partitions:,} arcs",
         )
     )
     shell.print()
@@ -110,31 +113,41 @@ def _agreement(found: Survey, known: Membership) -> str:
 
 
 def _node_table(found: Survey, known: Membership) -> Any:
-    shares = found.shares()
-    rows = []
-    for name, address in found.ring.nodes.items():
-        answer = found.answers.get(name)
-        state = found.state(name)
-        shown = state.upper() if state == "down" else state
-        silent_s = found.silent_s(name)
-        if state != "up" and silent_s is not None:
-            shown += f" {show.span(silent_s)}"
-        if answer is not None and state == "up" and not answer["ready"]:
-            shown += ", comparing"
-        rows.append(
-            (
-                name,
-                str(address),
-                show.text((shown, STATE_STYLES[state]), *_wish_of(known, name)),
-                show.span(answer["up_ms"] / 1000) if answer and "up_ms" in answer else "–",
-                f"{answer['keys']:,}" if answer else "–",
-                *(f"{100 * share:.1f} %" for share in shares[name]),
-                _held(answer) if answer else "–",
-            )
-        )
-    rows += [_outsider(known.members[name]) for name in known.outside if name not in shares]
-    columns = ("NODE", "ADDRESS", "STATE", ">UP FOR", ">KEYS", ">PRIMARY", ">REPLICA", "HINTS HELD")
+    # While the ring changes there is more to say of states, and 80 columns hold no more.
+    brief = bool(known.moving) and show.columns() < WIDE
+    rows = [_member(found, known, name, part) for name, part in found.shares().items()]
+    rows += [
+        _outsider(known.members[name]) for name in known.outside if name not in found.ring.nodes
+    ]
+    columns = ["NODE", "ADDRESS", "STATE", ">UP FOR", ">KEYS", ">PRIMARY", ">REPLICA", "HINTS HELD"]
+    if brief:
+        columns = [*columns[:3], *columns[4:]]
+        rows = [(*row[:3], *row[4:]) for row in rows]
     return show.table(columns, rows)
+
+
+def _member(
+    found: Survey, known: Membership, name: str, shares: tuple[float, float]
+) -> tuple[Any, ...]:
+    answer = found.answers.get(name)
+    state = found.state(name)
+    shown = state.upper() if state == "down" else state
+    silent_s = found.silent_s(name)
+    if state != "up" and silent_s is not None:
+        shown += f" {show.span(silent_s)}"
+    if answer is not None and state == "up" and not answer["ready"]:
+        shown += ", comparing"
+    if answer is not None and answer.get("draining"):
+        shown += ", drained"
+    return (
+        name,
+        str(found.ring.nodes[name]),
+        show.text((shown, STATE_STYLES[state]), *_wish_of(known, name)),
+        show.span(answer["up_ms"] / 1000) if answer and "up_ms" in answer else "–",
+        f"{answer['keys']:,}" if answer else "–",
+        *(f"{100 * share:.1f} %" for share in shares),
+        _held(answer) if answer else "–",
+    )
 
 
 def _wish_of(known: Membership, name: str) -> list[tuple[str, str]]:
@@ -153,7 +166,7 @@ def _outsider(member: dict[str, Any]) -> tuple[Any, ...]:
     state = member["state"]
     shown = show.text(
         (state.upper() if state == "down" else state, STATE_STYLES.get(state, "")),
-        (", not in the ring", "dim"),
+        (", outside", "dim"),
     )
     return (member["node"], member["address"], shown, *("–" for _ in range(5)))
 
@@ -173,9 +186,13 @@ def print_verdict(shell: Shell, judged: Verdict, then: str = "") -> None:
 
 
 def _next_step(found: Survey, known: Membership, judged: Verdict) -> str:
-    silent = found.silent
+    silent = [name for name in found.silent if known.wish(name) not in GONE]
     if silent:
-        return f"dynamo node start -c FILE for {show.listed(silent)}, then dynamo health --wait 30s"
+        start = (
+            f"dynamo node start -c FILE for {show.listed(silent)}, then dynamo health --wait 30s"
+        )
+        gone = f"or, if {_it(silent)} will not come back: dynamo cluster remove {silent[0]}"
+        return f"{start}\n      {gone}"
     if len(found.sides()) > 1:
         return "mend the network, then dynamo health --wait 30s"
     if known.running:
@@ -187,6 +204,10 @@ def _next_step(found: Survey, known: Membership, judged: Verdict) -> str:
     if known.outside and not judged.problems:
         return f"dynamo cluster join {known.outside[0]}"
     return "dynamo health --wait 30s" if judged.problems else ""
+
+
+def _it(names: list[str]) -> str:
+    return "it" if len(names) == 1 else "one"
 
 
 # --- hints --------------------------------------------------------------------------------------

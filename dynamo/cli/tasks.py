@@ -145,8 +145,8 @@ def _show_one(shell: Shell, task: Task) -> None:
     for sentence in task["changes"]:
         shell.print(f"  {show.escaped(sentence)}")
     shell.print(f"\nArcs with the owners they shall have: {done_text(task)}")
-    for why in task.get("waiting", ()):
-        shell.print(show.text(("waits   ", "yellow"), str(why)))
+    if task.get("waiting"):
+        shell.print(show.notes((("waits", "yellow"), str(why)) for why in task["waiting"]))
     if state == RUNNING:
         shell.say(f"\nNext: dynamo tasks {task['task']} --wait, or --abort; dynamo transfers")
     elif state == "aborted":
@@ -173,8 +173,8 @@ def _turn(shell: Shell, at: Contact, task: Task, verb: str, dry_run: bool, wait:
         return then
     did = "Aborted" if verb == "abort" else "Resumed"
     shell.print(f"{did} {name}: {show.escaped(changes)}. {_effect(task, verb)}")
-    for why in told.get("kept", ()):
-        shell.print(show.text(("stays   ", "yellow"), str(why)))
+    if told.get("kept"):
+        shell.print(show.notes((("stays", "yellow"), str(why)) for why in told["kept"]))
     if not wait:
         shell.say(f"\nNext: dynamo tasks {then} --wait")
     return then

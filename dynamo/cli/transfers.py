@@ -13,8 +13,10 @@ from dynamo.cli.survey import STATE_STYLES, Answers, Survey, ask_those, survey
 PHASES = ("stable", "copying", "switched", "done")
 # Rows of the table of transfers; each node takes in a few arcs at once, and --json has all.
 ROWS_MAX = 40
-# Peers whose last talk is shown per node.
-PEERS_MAX = 4
+# Reasons to wait, and arcs named for each.
+WAITS_MAX, ARCS_MAX = 8, 4
+# Peers whose last talk is shown per node, on a terminal that is wide and on one that is not.
+PEERS_MAX, PEERS_MIN, WIDE = 4, 2, 100
 
 
 @command(
@@ -34,11 +36,13 @@ def transfers(shell: Shell) -> None:
         return
     rows = list(_transfer_rows(answers))
     if rows:
-        columns = ("WHAT", ">ARC", "FROM → TO", "PHASE", ">ROWS", ">COPIED", ">FOR", "NOTE")
+        columns = ("WHAT", ">ARC", "FROM → TO", "PHASE", ">ROWS", ">COPIED", ">FOR")
         shell.print(show.table(columns, rows[:ROWS_MAX]))
         if len(rows) > ROWS_MAX:
             shell.print(f"and {len(rows) - ROWS_MAX:,} more: see --json")
         shell.print()
+        if waits := _waits(answers):
+            shell.print(show.notes(waits))
         for line in _rates(answers):
             shell.print(line)
     shell.print(_transfer_summary(found, known, bool(rows)))
@@ -47,17 +51,9 @@ def transfers(shell: Shell) -> None:
 
 
 def _transfer_rows(answers: Answers) -> Iterator[tuple[Any, ...]]:
-    for name, answer in answers.items():
+    for answer in answers.values():
         for item in answer.get("transfers", ()):
             sources = ", ".join(source for source in item["from"] if source != item["to"])
-            note: list[str | tuple[str, str]] = []
-            if item["to"] not in (name, ""):
-                note.append(f"led by {name}")
-            if item.get("why"):
-                note.append(("; " if note else "", ""))
-                note.append((str(item["why"]), "yellow"))
-            if item.get("retry_ms"):
-                note.append(f"; tries again in {show.span(item['retry_ms'] / 1000)}")
             yield (
                 item["what"],
                 f"{item['arc']:,}",
@@ -66,8 +62,28 @@ def _transfer_rows(answers: Answers) -> Iterator[tuple[Any, ...]]:
                 f"{item['rows']:,}" if item["rows"] else "–",
                 show.size(item["bytes"]) if item["bytes"] else "–",
                 show.span(item["since_ms"] / 1000),
-                show.text(*note),
             )
+
+
+def _waits(answers: Answers) -> list[tuple[tuple[str, str], str]]:
+    """Why something waits, each reason once, with its first arcs and the next try."""
+    arcs: dict[tuple[str, str], list[int]] = {}
+    again_ms: dict[tuple[str, str], int] = {}
+    for name, answer in answers.items():
+        for item in answer.get("transfers", ()):
+            if item.get("why"):
+                key = (name, str(item["why"]))
+                arcs.setdefault(key, []).append(item["arc"])
+                again_ms[key] = min(item["retry_ms"], again_ms.get(key, item["retry_ms"]))
+    found = []
+    for (name, why), which in list(arcs.items())[:WAITS_MAX]:
+        named = show.listed([f"{arc:,}" for arc in which[:ARCS_MAX]])
+        more = f" and {len(which) - ARCS_MAX:,} more" if len(which) > ARCS_MAX else ""
+        text = f"{name}, arc{'s' if len(which) > 1 else ''} {named}{more}: {why}"
+        if again_ms[name, why]:
+            text += f"; tries again in {show.span(again_ms[name, why] / 1000)}"
+        found.append((("waits", "yellow"), text))
+    return found
 
 
 def _rates(answers: Answers) -> Iterator[str]:
@@ -148,7 +164,8 @@ def _gossip_rows(
 
 def _talks(peers: dict[str, dict[str, Any]]) -> Any:
     """The latest first: n2 0.4 s, n5 1.2 s; those that knew otherwise in yellow."""
-    latest = sorted(peers.items(), key=lambda peer: (peer[1]["ago_ms"], peer[0]))[:PEERS_MAX]
+    most = PEERS_MAX if show.columns() >= WIDE else PEERS_MIN
+    latest = sorted(peers.items(), key=lambda peer: (peer[1]["ago_ms"], peer[0]))[:most]
     parts: list[str | tuple[str, str]] = []
     for name, talk in latest:
         text = f"{', ' if parts else ''}{name} {show.span(talk['ago_ms'] / 1000)}"
@@ -167,7 +184,7 @@ def _gossip_summary(
         return ["No node tells what it knows of the ring."]
     who = "The node knows" if count == 1 else f"All {count} nodes that answered know"
     refused = sum(answer.get("items_refused", 0) for answer in answers.values())
-    text = f": {who.lower() if count > 1 else who} the same of the ring."
+    text = f": {who[0].lower()}{who[1:]} the same of the ring."
     if refused:
         text += (
             f" Refused since they started: {show.plural(refused, 'item')}, malformed or foreign."

@@ -50,8 +50,8 @@ class Moves:
     """Which arcs this node is to move, and when."""
 
     __slots__ = (
-        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_roster", "_table", "_watch_ms",
-        "_watched", "driver", "now_ms",
+        "_config", "_due_ms", "_exchange", "_liveness", "_me", "_people", "_roster", "_table",
+        "_watch_ms", "_watched", "driver", "now_ms",
     )  # fmt: skip
 
     def __init__(
@@ -80,7 +80,7 @@ class Moves:
         self._watched: dict[int, tuple[Register, int]] = {}
         self._watch_ms = now_ms
         self._due_ms = 0
-        roster.moved.update(dict.fromkeys(range(config.partitions)))
+        self._people = -1
 
     def begin_step(self, now_ms: int) -> None:
         self.now_ms = self.driver.now_ms = now_ms
@@ -165,6 +165,11 @@ class Moves:
 
     def run(self, now_ms: int) -> None:
         """Take up what has changed, and do what is due."""
+        if self._people != self._roster.people:
+            # Also whether this node belongs to the ring. History: its goals reached a joiner before
+            # the wish that made it a member; they were none of its business, and stayed so.
+            self._people = self._roster.people
+            self._roster.moved.update(dict.fromkeys(range(self._config.partitions)))
         while self._roster.moved:
             for arc in list(self._roster.moved):
                 del self._roster.moved[arc]
@@ -213,7 +218,7 @@ class Moves:
 
     def next_due_ms(self) -> int:
         """When `run` has something to do next, apart from messages."""
-        if self._roster.moved or self._exchange.copies.done:
+        if self._roster.moved or self._exchange.copies.done or self._people != self._roster.people:
             return self.now_ms
         return self._due_ms
 
@@ -224,6 +229,10 @@ class Moves:
         under_way = list(self.driver.active.values())
         queued = list(self.driver.waiting.values())
         return [self._line(move, len(under_way)) for move in (under_way + queued)[:VIEW_MAX]]
+
+    def rate_bytes_per_s(self) -> int:
+        """What copies to this node brought in the last second."""
+        return self._exchange.copies.per_second(self.now_ms)
 
     def _line(self, move: Move, others: int) -> dict[str, Any]:
         register = move.task.register

@@ -201,6 +201,7 @@ class Node:
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
         self.inspection.movers += [self.moves.view, self.orphans.view]
+        self.inspection.rates.append(self.moves.rate_bytes_per_s)
         self.inspection.gossip_view = self.gossip.report
         # What may ask for a step that ends in a synced commit.
         self._durable: tuple[Any, ...] = (

@@ -149,6 +149,7 @@ def _load(drawn: Draw, world: World, forced: Forced, clients: list[Client]) -> N
         forced.stop()
         changes.stop()
         nemesis.stop()
+    changes.clear_up()
     world.oracle.nothing_open(world.now_ms)
 
 

@@ -256,7 +256,9 @@ class Hints(Judge):
         world = self.world
         if host.node is None:
             return True
-        owners = host.node.table.writers(int.from_bytes(skey[:2], "big"))
+        roster = host.node.roster
+        writers = roster.table.writers(int.from_bytes(skey[:2], "big"))
+        owners = [name for name in writers if not roster.gone(name)]
         if home in owners:
             return False
         record = host.disk.peek(HINTS, skey)

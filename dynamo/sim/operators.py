@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynamo.core import messages as m
+from dynamo.core.config import quorum
 from dynamo.core.items import IN, OUT
 from dynamo.core.messages import Message
 from dynamo.sim.history import NEVER_MS
@@ -63,6 +64,11 @@ class Operator:
         self._due_ms = NEVER_MS
         world.add(self)
 
+    @property
+    def busy(self) -> bool:
+        """Whether it has not given up, and is not done."""
+        return self._due_ms != NEVER_MS
+
     def begin(self, abort: str = "") -> None:
         """Start working. `abort`: the task that is to be taken back."""
         self._abort = abort
@@ -78,9 +84,16 @@ class Operator:
             stages = [{"verb": "replace", "node": names[0], "by": names[1]}]
         else:
             stages = [{"verb": verb, "node": name} for name in names]
-        if self._step.force:
+        if self._step.force or (verb in ("remove", "replace") and self._needs_force()):
             stages = [{**stage, "force": True} for stage in stages]
         return [("stage", stage) for stage in stages] + [("plan", {}), ("commit", {})]
+
+    def _needs_force(self) -> bool:
+        """Whether one owner less is too few for any move: only people can give up its copies."""
+        config = self._world.config
+        n = config.n
+        r, w = config.r or quorum(n), config.w or quorum(n)
+        return max(n - r + 1, n - w + 1, quorum(n)) > n - 1
 
     def _again(self, now_ms: int) -> None:
         """From the beginning, through the next node: what was staged may be on the other side."""
@@ -172,12 +185,28 @@ class Changes:
     def _play(self, step: Step) -> None:
         if self._over or not self._acts[step.verb](step):
             return
+        wait_ms = 0
+        if step.verb in ("remove", "replace"):  # people believe it is lost when nobody hears it
+            config = self._world.config
+            wait_ms = 2 * config.suspicion_ms + 3 * config.probe_ms
+        self._world.at(self._world.now_ms + wait_ms, self._begin, step)
+
+    def _begin(self, step: Step) -> None:
         operator = Operator(self._world, step, len(self.operators))
         done = [other.task for other in self.operators if other.task]
         self.operators.append(operator)
         self._world.record("operator", *step)
         self._world.mark(f"change {step.verb}")
         operator.begin(done[-1] if done else "")
+
+    def clear_up(self) -> None:
+        """Nothing goes wrong any more: what is lost, and still counted on, is removed."""
+        world = self._world
+        for name, host in world.hosts.items():
+            if host.forsaken and world.census.inside(name):
+                self._begin(Step(world.now_ms, "remove", (name,), force=True))
+        while any(operator.busy for operator in self.operators):
+            world.run_until(world.now_ms + 100)
 
     def _add(self, names: tuple[str, ...]) -> bool:
         for name in names:

@@ -46,19 +46,26 @@ def _in_motion(world: World, names: Sequence[str]) -> tuple[str, str]:
     if len(names) < len(world.running):
         return "", ""
     rosters = {name: node.roster for name in names if (node := world.hosts[name].node) is not None}
-    hashes = {name: roster.hash for name, roster in rosters.items()}
+    # Who is out of it is told nothing more.
+    inside = [name for name in rosters if world.census.status(name) < LEFT]
+    hashes = {name: rosters[name].hash for name in inside}
     if len(dict.fromkeys(hashes.values())) > 1:
         return "I10", f"the ring is known differently: {hashes}"
-    roster = next(iter(rosters.values()))
+    roster = rosters[inside[0]]
     for arc, (register, goal) in enumerate(zip(roster.table.registers, roster.goals, strict=True)):
         if register.next or (goal.ver and sorted(goal.owners) != sorted(register.cur)):
             return "I10", f"arc {arc} is at {register}, and shall come to {goal.owners}"
+    for name, host in world.hosts.items():
+        if host.forsaken and world.census.inside(name):
+            return "I10", f"{name} is lost, and nobody has removed it"
     for name, status in ((name, world.census.status(name)) for name in names):
         if status == LEAVING:
             return "I10", f"{name} is still leaving"
         node = world.hosts[name].node
-        if node is not None and name not in world.census.owners and node.replica.keys:
-            return "I10", f"{name} owns nothing and still holds {node.replica.keys} rows"
+        roots = node.replica.roots if node is not None else {}
+        strays = [arc for arc in roots if name not in roster.table.writers(arc)]
+        if strays:
+            return "I10", f"{name} holds rows of arcs {strays} and owns none of them"
     return "", ""
 
 

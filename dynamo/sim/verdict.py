@@ -114,7 +114,7 @@ def _judge_key(
     if any(write.attempts > 1 for write in oracle.writes_of(key)):
         dead = dead_at(owners)
     for name in owners:
-        record = rows[name].get(skey)
+        record = rows.get(name, {}).get(skey)
         if record is None or not intact(skey, record):
             continue
         values = dvv.values_of(clock_of(record[CHECK_BYTES:]))
