@@ -168,7 +168,7 @@ class Ring:
     def _config_of(self, name: str) -> dict[str, Any]:
         """The sections of a node's file: a founder lists all founders, others join."""
         found: dict[str, Any] = localshape.sections(self._durability, self._options)
-        others = [process for process in self._processes.values() if process.name != name]
+        others = [self._processes[other] for other in self.nodes if other != name]
         if self._places[name].founder:
             found["members"] = {
                 place.name: {

@@ -359,6 +359,15 @@ def test_a_node_among_the_seeds_does_not_speak_with_itself():
     assert not some.spoken("n1", "n1")
 
 
+def test_a_node_with_many_seeds_finds_the_one_that_lives():
+    some = Ring(nodes=3)
+    nobody = [f"x{number}" for number in range(3 * g.FIRST_PEERS)]
+    for number, name in enumerate(nobody):
+        some.places[name] = 9_000 + number
+    some.start("n9", founders=(), seeds=[*nobody, "n2"], run=3000)
+    assert some.roster("n9").confirmed
+
+
 # --- nodes that are gone --------------------------------------------------------------------------
 
 

@@ -168,7 +168,10 @@ class Gossip:
         peers = self._known_peers()
         if len(peers) > FIRST_PEERS:
             peers = self._rng.sample(peers, FIRST_PEERS)
-        for receiver in (*peers, *self._seeds[:FIRST_PEERS]):
+        seeds = self._seeds
+        if len(seeds) > FIRST_PEERS:  # others next time: the first ones may all be gone
+            seeds = self._rng.sample(seeds, FIRST_PEERS)
+        for receiver in (*peers, *seeds):
             self._introduce(receiver)
             self._send(receiver, (BUCKETS, self._promise, self._life, self._roster.buckets()))
 
