@@ -10,14 +10,13 @@ from dynamo.core.driving import Driver, Move, Task
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout, Put
 from dynamo.core.items import Goal
-from dynamo.core.messages import Message
 from dynamo.core.moves import Moves
 from dynamo.core.orphans import Orphans
 from dynamo.core.requests import Requests
-from dynamo.core.ring import DONE, SWITCHED, Register
+from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import contested, moving
+from dynamo.sim.zoo.needs import bereft, contested, moving
 
 mistake = Shelf("membership")
 
@@ -89,7 +88,9 @@ def superseded_without_a_quorum_of_promises(plant: Plant) -> None:
     """One promise, be it the proposer's own, is enough to put another version above the last."""
     real = Attempt.enough
     plant.set(
-        Attempt, "enough", lambda self, fence: bool(self.promises) or (self.voting and real(self, fence))
+        Attempt,
+        "enough",
+        lambda self, fence: bool(self.promises) or (self.voting and real(self, fence)),
     )
     plant.set(Attempt, "decide", lambda self: False)
     plant.set(Attempt, "result", lambda self: _follower(self))
@@ -126,7 +127,12 @@ def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
     plant.set(Ballots, "__init__", init)
 
 
-@mistake("riak_kv#1754; history: an arc stayed in phase 2 with its driver lost", "I10", "I13", needs=contested)
+@mistake(
+    "riak_kv#1754; history: an arc stayed in phase 2 with its driver lost",
+    "I10",
+    "I13",
+    needs=bereft,
+)
 def phase_2_left_to_its_driver(plant: Plant) -> None:
     """Nobody ends phase 2 but the node that began the move."""
     real = Moves._finishes
