@@ -29,7 +29,7 @@ import dynamo.sim
 import dynamo.storage
 from dynamo.core.fanout import Fanout
 from dynamo.sim import run, zoo
-from dynamo.sim.hunt import JUDGED
+from dynamo.sim.hunt import JUDGED, Hunt
 from dynamo.sim.profiles import PROFILES, Draw
 
 # Entry -> profile, a seed that sees it, and the promise that this seed sees broken first.
@@ -120,6 +120,11 @@ def clean(profile: str, seed: int, needs: Callable[[Draw], Draw] | None) -> bool
     return not run(draw if needs is None else needs(draw)).violations
 
 
+def profiles(entry: zoo.Entry) -> list[str]:
+    """Where a mistake may be hunted, the quickest first."""
+    return [entry.profile] if entry.profile else ["short", "default"]
+
+
 @cache
 def seen(name: str) -> str:
     """The promise that is seen broken first with this mistake in the code, "" for none.
@@ -128,9 +133,9 @@ def seen(name: str) -> str:
     their turn where it sees nothing any more; that takes its time, and a new table makes it short.
     """
     entry = zoo.ENTRIES[name]
-    others = [(profile, seed) for profile in ("short", "default") for seed in range(TRIED_MAX)]
+    others = [(profile, seed) for profile in profiles(entry) for seed in range(TRIED_MAX)]
     for profile, seed in [SEEN[name][:2], *others]:
-        number, text = zoo.provoke(entry, entry.draw(PROFILES[profile](seed)))
+        number, text = zoo.provoke(entry, entry.draw(seed, profile))
         if number and clean(profile, seed, entry.needs):
             assert "TypeError" not in text, "it does not fit the code that it replaces"
             return number
@@ -139,7 +144,7 @@ def seen(name: str) -> str:
 
 @pytest.mark.parametrize("name", zoo.ENTRIES)
 def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> None:
-    assert seen(name), f"in none of {TRIED_MAX} short and as many long seeds"
+    assert seen(name), f"in none of {TRIED_MAX} seeds of each profile"
     assert seen(name) in zoo.ENTRIES[name].breaks
 
 
@@ -247,7 +252,7 @@ def test_a_mistake_that_does_not_fit_the_code_any_more_says_so() -> None:
 
 
 def test_a_hunt_counts_its_seeds_and_says_what_was_seen_first() -> None:
-    catch = zoo.hunt(zoo.ENTRIES["nothing-superseded"], 5, 2, PROFILES["short"])
+    catch = zoo.hunt(zoo.ENTRIES["nothing-superseded"], 5, 2, "short")
     assert catch is not None
     assert (catch.seeds, catch.number) == (catch.seed - 2 + 1, "I4")
     assert catch.text.startswith("I4 ")
@@ -255,14 +260,23 @@ def test_a_hunt_counts_its_seeds_and_says_what_was_seen_first() -> None:
 
 def test_a_hunt_that_sees_nothing_says_so() -> None:
     harmless = zoo.Entry("none", "Nothing is wrong.", "nowhere", ("I1",), lambda plant: None)
-    assert zoo.hunt(harmless, 2, 0, PROFILES["short"]) is None
+    assert zoo.hunt(harmless, 2, 0, "short") is None
+
+
+def test_a_mistake_with_a_profile_of_its_own_is_hunted_there_whatever_is_asked_for() -> None:
+    entry = zoo.ENTRIES["one-step-flip"]
+    assert entry.within("short") == entry.draw(3, "short").profile == "membership"
+    assert zoo.ENTRIES["nothing-superseded"].draw(3, "short") == PROFILES["short"](3)
+    job = Hunt(["one-step-flip"], profile="short").more()
+    assert job is not None
+    assert job.drawn() == entry.draw(0)
 
 
 def test_a_seed_that_fails_by_itself_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = zoo.ENTRIES["refused-and-stored"]
     monkeypatch.setattr(zoo, "run", lambda draw: with_planted(entry, lambda: run(draw)))
     harmless = zoo.Entry("none", "Nothing is wrong.", "nowhere", ("I1",), lambda plant: None)
-    assert zoo.hunt(harmless, 2, 0, PROFILES["short"]) is None
+    assert zoo.hunt(harmless, 2, 0, "short") is None
 
 
 def with_planted(entry: zoo.Entry, call: Callable[[], Any]) -> Any:
@@ -286,8 +300,12 @@ def cheap() -> list[tuple[str, int]]:
 def look(name: str, order: list[tuple[str, int]]) -> tuple[str, int, str] | None:
     """The first of these seeds that sees a mistake; a long one where no short one does."""
     entry = zoo.ENTRIES[name]
-    for profile, seed in [*order, *(("default", seed) for seed in range(LOOKS_MAX))]:
-        catch = zoo.hunt(entry, 1, seed, PROFILES[profile])
+    if entry.profile:
+        order = [(entry.profile, seed) for seed in range(SEEDS_MAX)]
+    else:
+        order = [*order, *(("default", seed) for seed in range(LOOKS_MAX))]
+    for profile, seed in order:
+        catch = zoo.hunt(entry, 1, seed, profile)
         if catch is not None and catch.number in entry.breaks and "TypeError" not in catch.text:
             return profile, seed, catch.number
     return None
@@ -295,7 +313,7 @@ def look(name: str, order: list[tuple[str, int]]) -> tuple[str, int, str] | None
 
 def main(names: list[str]) -> None:
     """Print the table with seeds that see, and take little time to."""
-    order = cheap()
+    order = cheap() if any(not zoo.ENTRIES[name].profile for name in names or zoo.ENTRIES) else []
     for name in names or zoo.ENTRIES:
         found = look(name, order)
         if found is None:
