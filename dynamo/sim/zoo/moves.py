@@ -16,7 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import bereft, contested, dying, moving
+from dynamo.sim.zoo.needs import bereft, contested, dying, moving, untold
 
 mistake = Shelf("membership")
 
@@ -24,7 +24,7 @@ mistake = Shelf("membership")
 # --- Operations while an arc moves ----------------------------------------------------------------
 
 
-@mistake("DESIGN §8, algorithms §1.5", "I6", "I12", "I13", "I1", needs=moving)
+@mistake("DESIGN §8, algorithms §1.5", "I6", "I12", "I13", "I1", needs=untold)
 def no_fence(plant: Plant) -> None:
     """A request is served under whatever register it was made."""
     plant.set(Requests, "stale", lambda self, *request: False)
@@ -58,18 +58,18 @@ def one_step_flip(plant: Plant) -> None:
     plant.set(Attempt, "result", result)
 
 
-@mistake("DESIGN §8: 2,968 stale reads in 80,000", "I6", "I1", "I4", needs=moving)
+@mistake("DESIGN §8: 2,968 stale reads in 80,000", "I6", "I1", "I4", needs=untold)
 def done_before_a_fence_knows(plant: Plant) -> None:
-    """Whoever has brought an arc to phase 2 goes on to phase 3 without asking who knows."""
-    real = Driver._confirm
+    """Phase 2 ends after some patience, whoever has heard of it."""
+    real = Driver._resend
 
-    def confirm(self: Driver, move: Move) -> None:
+    def resend(self: Driver, move: Move) -> None:
         if move.task.register.phase == SWITCHED:
             self._create(move, ring.advanced(move.task.register))
         else:
             real(self, move)
 
-    plant.set(Driver, "_confirm", confirm)
+    plant.set(Driver, "_resend", resend)
 
 
 @mistake("V3: its driver alone had gone on to phase 2", "I10", "I6", "I1", needs=contested)
@@ -173,7 +173,7 @@ def copy_from_one_owner_only(plant: Plant) -> None:
     plant.set(ballots, "need", lambda *args: min(1, real(*args)))
 
 
-@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I12", needs=moving)
+@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I12", needs=untold)
 def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     """The copy is compared with any owner, whether or not that one knows of the move."""
     real = Driver._known

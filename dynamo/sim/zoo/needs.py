@@ -54,10 +54,25 @@ def impatient(drawn: Draw) -> Draw:
 
 
 def moving(drawn: Draw) -> Draw:
-    """Few arcs go to and fro all the time, under busy clients; what owners are told of that, and
-    copies of what is put, are lost as often as not."""
+    """Few arcs go to and fro all the time, under busy clients, and copies of what they put are
+    lost as often as not."""
+    calm = _restless(drawn)
     return replace(
-        (calm := _restless(drawn)), kinds=("oneway", "deaf", "mute", "slow", "split"),
+        calm, kinds=("oneway", "deaf", "mute", "slow", "split"),
+        config=replace(calm.config, gossip_ms=50, exchange_rows=64),
+        forced=(("register lost", 0.3), ("owner left out", 0.3), ("silence comes early", 0.1),
+                ("repair lost", 0.5)),
+    )  # fmt: skip
+
+
+def untold(drawn: Draw) -> Draw:
+    """The same, and owners hear late of what becomes of their arcs."""
+    calm = _restless(drawn)
+    habits = tuple(
+        habit and replace(habit, think_ms=min(habit.think_ms, 5)) for habit in drawn.habits
+    )
+    return replace(
+        calm, kinds=("oneway", "deaf", "mute", "slow", "split"), habits=habits,
         config=replace(calm.config, replica_timeout_ms=80),
         weather=Weather(jitter_ms=3, straggle=0.05, straggle_ms=80),
         forced=(("register lost", 0.6), ("news lost", 0.8), ("owner left out", 0.3),
@@ -114,11 +129,8 @@ def _restless(drawn: Draw, pause_ms: int = 400) -> Draw:
         transfer_bytes_per_s=1 << 25, background_timeout_ms=400, probe_ms=100, suspicion_ms=240,
         exchange_ms=3_000, exchange_rows=2,
     )  # fmt: skip
-    habits = tuple(
-        habit and replace(habit, think_ms=min(habit.think_ms, 5)) for habit in drawn.habits
-    )
     return replace(
-        drawn, nodes=5, habits=habits, config=config, steps=tuple(sorted(steps)),
+        drawn, nodes=5, config=config, steps=tuple(sorted(steps)),
         load_ms=7_000, every_ms=250, longest_ms=400, weather=Weather(jitter_ms=3), zones=(),
         drift=(),
     )  # fmt: skip
