@@ -28,9 +28,10 @@ import dynamo.core
 import dynamo.sim
 import dynamo.storage
 from dynamo.core.fanout import Fanout
-from dynamo.sim import run, zoo
+from dynamo.sim import force, run, zoo
 from dynamo.sim.hunt import JUDGED, Hunt
 from dynamo.sim.profiles import PROFILES, Draw
+from dynamo.sim.zoo import needs
 
 # Entry -> profile, a seed that sees it, and the promise that this seed sees broken first.
 SEEN: dict[str, tuple[str, int, str]] = {
@@ -103,6 +104,26 @@ SEEN: dict[str, tuple[str, int, str]] = {
     "expired-shown": ("short", 107, "I3"),
     "frames-not-checked": ("short", 87, "I2"),
     "merge-function-drops": ("short", 96, "I8"),
+    "no-fence": ("membership", 11, "I6"),
+    "no-joint-quorum": ("membership", 23, "I6"),
+    "one-step-flip": ("membership", 0, "I10"),
+    "phase-2-without-votes": ("membership", 9, "I10"),
+    "superseded-without-a-quorum-of-promises": ("membership", 49, "I10"),
+    "promise-not-kept": ("membership", 43, "I10"),
+    "phase-2-left-to-its-driver": ("membership", 0, "I10"),
+    "target-derived-again": ("membership", 2, "I10"),
+    "copy-from-one-owner-only": ("membership", 17, "I6"),
+    "copy-counted-from-an-owner-that-was-not-confirmed": ("membership", 98, "I4"),
+    "gaining-owner-counts-before-its-copy-is-whole": ("membership", 28, "I6"),
+    "dropped-before-proof": ("membership", 7, "I1"),
+    "orphan-dropped-when-one-owner-confirmed": ("membership", 7, "I1"),
+    "news-never-compared": ("membership", 0, "I10"),
+    "register-adopted-and-not-written-down": ("membership", 0, "N0"),
+    "own-record-not-refuted": ("membership", 0, "I13"),
+    "incarnation-from-the-clock": ("membership", 16, "I11"),
+    "removed-node-admitted-again": ("membership", 1, "I11"),
+    "hints-of-a-moved-home-dropped": ("membership", 10, "I9"),
+    "hints-of-a-removed-home-kept-for-it": ("membership", 0, "I9"),
 }  # fmt: skip
 
 SEEDS_MAX = 300
@@ -146,6 +167,17 @@ def seen(name: str) -> str:
 def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> None:
     assert seen(name), f"in none of {TRIED_MAX} seeds of each profile"
     assert seen(name) in zoo.ENTRIES[name].breaks
+
+
+@pytest.mark.parametrize("needs", [needs.moving, needs.untold, needs.contested])
+def test_where_arcs_move_all_the_time_the_real_code_keeps_its_promises(
+    needs: Callable[[Draw], Draw],
+) -> None:
+    report = run(needs(PROFILES["membership"](2)))
+    assert not report.violations, report.story()
+    assert report.marks["moves_switched"] > 0
+    forced = dict(report.draw.forced)
+    assert {name for name in force.OF_MOVES if name in forced and report.marks[f"forced {name}"]}
 
 
 def test_there_are_enough_mistakes_and_each_says_where_it_comes_from() -> None:

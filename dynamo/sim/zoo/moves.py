@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo.core import ballots, planner, ring
-from dynamo.core.ballots import Attempt, Ballots, Held
+from dynamo.core.ballots import Attempt, Held
 from dynamo.core.driving import Driver, Move, Task
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout, Put
@@ -16,7 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import bereft, contested, dying, moving, untold
+from dynamo.sim.zoo.needs import bereft, contested, moving, untold
 
 mistake = Shelf("membership")
 
@@ -56,20 +56,6 @@ def one_step_flip(plant: Plant) -> None:
         return ring.advanced(found) if found.phase == SWITCHED else found
 
     plant.set(Attempt, "result", result)
-
-
-@mistake("DESIGN §8: 2,968 stale reads in 80,000", "I6", "I1", "I4", needs=untold)
-def done_before_a_fence_knows(plant: Plant) -> None:
-    """Phase 2 ends after some patience, whoever has heard of it."""
-    real = Driver._resend
-
-    def resend(self: Driver, move: Move) -> None:
-        if move.task.register.phase == SWITCHED:
-            self._create(move, ring.advanced(move.task.register))
-        else:
-            real(self, move)
-
-    plant.set(Driver, "_resend", resend)
 
 
 @mistake("V3: its driver alone had gone on to phase 2", "I10", "I6", "I1", needs=contested)
@@ -115,20 +101,8 @@ def promise_not_kept(plant: Plant) -> None:
     plant.set(ballots, "on_vote", on_vote)
 
 
-@mistake("V2", "I10", "I6", "I1", needs=dying)
-def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
-    """What an owner has promised and voted is known to its process alone."""
-    real = Ballots.__init__
-
-    def init(self: Ballots, *args: Any) -> None:
-        real(self, *args)
-        self._held.clear()
-
-    plant.set(Ballots, "__init__", init)
-
-
 @mistake(
-    "riak_kv#1754; history: an arc stayed in phase 2 with its driver lost",
+    "DESIGN §8: the driver of a switched arc may be lost for good",
     "I10",
     "I13",
     needs=bereft,
@@ -143,7 +117,7 @@ def phase_2_left_to_its_driver(plant: Plant) -> None:
     plant.set(Moves, "_finishes", finishes)
 
 
-@mistake("riak_core: claim computed anew at each node; R1", "I10")
+@mistake("R1: goals are stored, never derived again", "I10")
 def target_derived_again(plant: Plant) -> None:
     """Each node plans for itself where arcs go, from those whom it knows and what they have now."""
     real = Moves._task
@@ -173,7 +147,7 @@ def copy_from_one_owner_only(plant: Plant) -> None:
     plant.set(ballots, "need", lambda *args: min(1, real(*args)))
 
 
-@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I12", needs=untold)
+@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I4", needs=untold)
 def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     """The copy is compared with any owner, whether or not that one knows of the move."""
     real = Driver._known
@@ -189,7 +163,7 @@ def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     plant.set(Driver, "_known", known)
 
 
-@mistake("X1, riak_kv: an empty vnode answers", "I6", "I1", "I5", needs=moving)
+@mistake("X1: the absence that a new owner finds is no evidence", "I6", "I1", "I5", needs=moving)
 def gaining_owner_counts_before_its_copy_is_whole(plant: Plant) -> None:
     """An owner to be is taken for evidence from the moment it knows, and has nothing to copy."""
     real = Exchange._judge
