@@ -9,6 +9,8 @@ same root over the clocks of all keys. It covers the writes acknowledged before 
   W2  An arc once seen equal stays counted, so writes that go on meanwhile cannot keep the call
       from ending: they are not covered.
   W3  A node that does not answer may hold the only difference. Without it there is no verdict.
+  W4  Owners are those of the latest ring that anybody knows. They are asked for again and again,
+      and an arc that has got others meanwhile is open again.
 
 Roots of one round are not read at one instant, and need not be: whatever was on one owner when it
 answered is in its root, and equal roots are equal sets.
@@ -21,7 +23,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynamo.client.errors import NotConverged
-from dynamo.server.admin import Admin
+from dynamo.core.messages import RING, RING_IS
+from dynamo.server.admin import REQ, Admin
 from dynamo.server.config import Address
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 0.25
@@ -49,8 +52,14 @@ class _Verdict:
         self.owed: dict[str, int] = {}
 
     def learn_owners(self, owners: Owners) -> None:
+        """Take the owners of all arcs, as far as they are news (W4)."""
+        changed = [
+            arc
+            for arc, names in enumerate(owners)
+            if arc >= len(self.owners) or names != self.owners[arc]
+        ]
         self.owners = owners
-        self.open = list(range(len(owners)))
+        self.open = sorted({*self.open, *changed})
 
     def judge(self, answers: Answers) -> bool:
         """Take in one round; True once everything is equal."""
@@ -110,8 +119,9 @@ def wait_converged(admin: Admin, nodes: Mapping[str, Address], timeout: float) -
         if time.monotonic() - nudged > NUDGE_EVERY_S:
             nudged = time.monotonic()
             admin.status(nodes, "exchange", NUDGE_S)
-        if not verdict.owners:
-            verdict.learn_owners(_owners(admin, nodes, _left(deadline)))
+            owners = latest_owners(admin, nodes, _left(deadline))
+            if owners:
+                verdict.learn_owners(owners)
         if verdict.judge(admin.status(nodes, "roots", _left(deadline))):
             return
         if time.monotonic() >= deadline:
@@ -125,12 +135,14 @@ def _left(deadline: float) -> float:
     return max(0.1, min(ROUND_S, deadline - time.monotonic()))
 
 
-def _owners(admin: Admin, nodes: Mapping[str, Address], timeout: float) -> Owners:
-    """The owners of each arc, as the first node that answers has them; [] if none does."""
-    for answer in admin.ring(nodes, timeout).values():
-        names = [member[0] for member in answer[8]]
-        return unpack_owners(answer[9], names)
-    return []
+def latest_owners(admin: Admin, nodes: Mapping[str, Address], timeout: float) -> Owners:
+    """The owners of each arc, as whoever answers and knows the latest ring has them."""
+    found = admin.ask(nodes, (RING, REQ, int(timeout * 1000), 0), timeout)
+    rings = [answer for answer in found.values() if answer[0] == RING_IS]
+    if not rings:
+        return []
+    latest = max(rings, key=lambda answer: int(answer[3]))
+    return unpack_owners(latest[9], [member[0] for member in latest[8]])
 
 
 def unpack_owners(packed: bytes, names: list[str]) -> Owners:

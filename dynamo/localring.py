@@ -8,92 +8,98 @@ root.
 No process stays behind. Each child holds the reading end of a pipe from this process as its stdin,
 and stops when that ends, however this process went; leaving the block stops and reaps them all.
 
-Timing is quicker than a node's defaults, so that tests and demonstrations need not wait; `LOCAL`
-has the values. They leave room for a busy machine with two cores, where a process may not run for
-a few hundred milliseconds.
+The ring may grow and shrink: `add_node` starts one more process, `change` gives it arcs, `leave`
+and `remove` take them away again.
+
+Timing is quicker than a node's defaults, so that tests and demonstrations need not wait;
+`localshape.LOCAL` has the values. They leave room for a busy machine with two cores, where a
+process may not run for a few hundred milliseconds.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo.client.errors import ConfigurationError
+from dynamo import localshape
 from dynamo.convergence import wait_converged
-from dynamo.core.config import Config
-from dynamo.processes import NodeFailed, NodeProcess, PortTaken, free_ports, reap_at_exit
+from dynamo.localshape import Place
+from dynamo.processes import (
+    NodeFailed,
+    NodeProcess,
+    PortTaken,
+    are_free,
+    free_ports,
+    reap_at_exit,
+)
+from dynamo.ringchange import Changing
 from dynamo.server.admin import Admin
-from dynamo.server.config import Address, unknown
-from dynamo.storage import DURABILITIES
+from dynamo.server.config import Address
 
 if TYPE_CHECKING:
     from dynamo.client.aio import AsyncClient
     from dynamo.client.blocking import Client
 
-# What `local` sets differently from a node's defaults; options override it.
-LOCAL = {
-    "partitions": 64,
-    "probe_ms": 200,
-    "probe_timeout_ms": 400,
-    "suspicion_ms": 1_500,
-    "exchange_ms": 1_000,
-    # A hint or repair that is lost on the wire is sent again after this long.
-    "background_timeout_ms": 2_000,
-}
-_IN_CLUSTER = ("n", "r", "w", "partitions")
-_IN_NODE = ("interval_ms", "log", "log_level")
-_KNOBS = {item.name: item.default for item in fields(Config)}
-
 HOST = "127.0.0.1"
-NODES_MAX = 100
 START_TRIES = 5
 READY_S = 60.0
 # With a peer away some arcs may be unable to sync; then serving is as ready as it gets.
 READY_ALONE_S = 3.0
 ASK_S = 5.0
+CHANGE_S = 120.0
 
 
 def local(
     nodes: int = 3,
     path: str | Path | None = None,
     durability: str = "fsync",
+    zones: Sequence[str] = (),
     **node_options: Any,
 ) -> Ring:
     """A ring of `nodes` processes named n1, n2, ...; ready to serve when the block is entered.
 
     `path`: where everything is kept, to be opened again later; None: a temporary directory,
-    removed in the end. `durability`: "fsync", "interval" or "memory". `node_options`: any knob of
-    `dynamo.core.config.Config` (n, r, w, partitions, value_bytes_max, ...), and interval_ms, log,
-    log_level. Raises ConfigurationError for what cannot work, NodeFailed if a node does not start.
+    removed in the end. `durability`: "fsync", "interval" or "memory". `zones`: those of the nodes,
+    in turn. `node_options`: any knob of `dynamo.core.config.Config` (n, r, w, partitions,
+    value_bytes_max, ...), and interval_ms, log, log_level. Raises ConfigurationError for what
+    cannot work, NodeFailed if a node does not start.
     """
-    return Ring(nodes, path, durability, node_options)
+    return Ring(nodes, path, durability, node_options, zones)
 
 
 class Ring:
     """The nodes of one `local`. A context manager; every method returns when it is done."""
 
     def __init__(
-        self, nodes: int, path: str | Path | None, durability: str, options: dict[str, Any]
+        self,
+        nodes: int,
+        path: str | Path | None,
+        durability: str,
+        options: dict[str, Any],
+        zones: Sequence[str] = (),
     ) -> None:
-        _check(nodes, durability, options)
+        localshape.check(nodes, durability, options)
+        self._count = nodes
+        self._zones = list(zones)
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
-        self._options = _with_defaults(options)
+        self._options = localshape.with_defaults(options)
         self._durability = durability
         self._given_path = None if path is None else Path(path).resolve()
         self._path: Path | None = None
         self._admin: Admin | None = None
         self._reaper: weakref.finalize[..., Any] | None = None
+        # Of every node that was started, members or not (any more).
         self._processes: dict[str, NodeProcess] = {}
-        self._blocked: dict[str, list[str]] = {}
+        self._places: dict[str, Place] = {}
+        self._sides: dict[str, int] = {}  # of a partition; who is not named is on side -1
+        self._cut = False
 
     # --- the whole ring ---------------------------------------------------------------------------
 
@@ -118,8 +124,11 @@ class Ring:
     def _open(self) -> None:
         self._path = self._given_path or Path(tempfile.mkdtemp(prefix="dynamo-"))
         self._path.mkdir(parents=True, exist_ok=True)
+        places = localshape.founders(self._count, self._zones)
         if self._durability != "memory":
-            _check_shape(self._path, self.nodes, self._options)
+            places = localshape.recall(self._path, places, self._options)
+        self._places = {place.name: place for place in places}
+        self.nodes = list(self._places)
         self._admin = Admin()
         temporary = self._path if self._given_path is None else None
         self._reaper = reap_at_exit(self, self._processes, temporary)
@@ -130,47 +139,55 @@ class Ring:
             except PortTaken:
                 # Another program took a port between the probe and the node's bind.
                 self._kill_all()
+                self._places = {name: x._replace(client_port=0) for name, x in self._places.items()}
                 if attempt == START_TRIES:
                     raise
+        self._remember()
         self._await_ready(self.nodes)
 
     def _launch_all(self) -> None:
-        ports = iter(free_ports(2 * len(self.nodes)))
-        made = [
-            NodeProcess(
-                name, self.path / name, Address(HOST, next(ports)), Address(HOST, next(ports))
-            )
-            for name in self.nodes
-        ]
         self._processes.clear()
-        self._processes.update((process.name, process) for process in made)
-        text = self._config_text()
-        for process in made:
-            process.launch(text)
-        for process in made:
+        ports = [port for place in self._places.values() for port in place[3:]]
+        if not all(ports) or not are_free(ports):
+            ports = free_ports(2 * len(self._places))
+        for place in list(self._places.values()):
+            client_port, peer_port, *ports = ports
+            self._add_process(place._replace(client_port=client_port, peer_port=peer_port))
+        for process in self._processes.values():
+            process.launch(self._config_of(process.name))
+        for process in self._processes.values():
             process.await_serving()
 
-    def _config_text(self) -> dict[str, dict[str, Any]]:
-        """Every section that all nodes share."""
-        options = self._options
-        knobs = {name: options[name] for name in _KNOBS if name in options}
-        return {
-            "node": {
-                "durability": self._durability,
-                "faults": True,
-                **{name: options[name] for name in _IN_NODE if name in options},
-            },
-            "cluster": {
-                "name": "local",
-                "secret_file": "../cluster.secret",
-                **{name: knobs.pop(name) for name in _IN_CLUSTER if name in knobs},
-            },
-            "tuning": knobs,
-            "members": {
-                name: {"client": str(process.client), "peer": str(process.peer)}
-                for name, process in self._processes.items()
-            },
-        }
+    def _add_process(self, place: Place) -> NodeProcess:
+        client, peer = Address(HOST, place.client_port), Address(HOST, place.peer_port)
+        self._places[place.name] = place
+        made = NodeProcess(place.name, self.path / place.name, client, peer)
+        self._processes[place.name] = made
+        return made
+
+    def _config_of(self, name: str) -> dict[str, Any]:
+        """The sections of a node's file: a founder lists all founders, others join."""
+        found: dict[str, Any] = localshape.sections(self._durability, self._options)
+        others = [self._processes[other] for other in self.nodes if other != name]
+        if self._places[name].founder:
+            found["members"] = {
+                place.name: {
+                    "client": f"{HOST}:{place.client_port}",
+                    "peer": f"{HOST}:{place.peer_port}",
+                    "zone": place.zone,
+                }
+                for place in self._places.values()
+                if place.founder
+            }
+        else:
+            found["node"]["zone"] = self._places[name].zone
+            found["cluster"]["seeds"] = [str(process.peer) for process in others]
+        return found
+
+    def _remember(self) -> None:
+        if self._durability != "memory":
+            inside = [self._places[name] for name in self.nodes]
+            localshape.remember(self.path, inside, self._options)
 
     def close(self) -> None:
         """Stop all nodes and reap them; remove what was temporary. Again: nothing happens."""
@@ -186,7 +203,7 @@ class Ring:
         if self._reaper is not None:
             self._reaper.detach()
         self._processes.clear()
-        self._blocked = {}
+        self._sides, self._cut = {}, False
         self._path = None
 
     def _kill_all(self) -> None:
@@ -250,7 +267,7 @@ class Ring:
         process = self._process(name)
         if process.running:
             return self.resume(name)
-        process.launch(self._config_text())
+        process.launch(self._config_of(name))
         process.await_serving()
         self._apply_faults([name])
         return self._await_ready([name])
@@ -281,6 +298,7 @@ class Ring:
         return process
 
     def _reachable(self) -> list[str]:
+        """Those that can answer, nodes that are out of the ring for good among them."""
         return [name for name, process in self._processes.items() if process.answers]
 
     def _await_ready(self, names: list[str]) -> None:
@@ -288,8 +306,9 @@ class Ring:
 
         Bounded: with a peer away an arc may be unable to sync, and a large copy takes its time.
         """
-        others = self._reachable()
-        whole = len(others) == len(self.nodes) and not self._blocked
+        names = [name for name in names if name in self.nodes]
+        others = [name for name in self._reachable() if name in self.nodes]
+        whole = len(others) == len(self.nodes) and not self._cut
         deadline = time.monotonic() + (READY_S if whole else READY_ALONE_S)
         while not self._are_ready(names, others):
             for name in names:
@@ -307,10 +326,10 @@ class Ring:
             if mine is None or not mine["ready"]:
                 return False
             for other in others:
-                if other == name or other in self._blocked.get(name, ()):
+                if other == name or other in self._blocked_at(name):
                     continue
-                theirs = answers.get(other)
-                if mine["peers"][other] != "up" or not theirs or theirs["peers"][name] != "up":
+                theirs = answers.get(other, {"peers": {}})
+                if not mine["peers"].get(other) == theirs["peers"].get(name) == "up":
                     return False
         return True
 
@@ -322,30 +341,103 @@ class Ring:
         Nodes that are not named form one further group. Replaces an earlier partition. Nodes that
         are down or paused are cut off when they come back.
         """
-        group_of: dict[str, int] = {}
+        side_of: dict[str, int] = {}
         for number, names in enumerate(sets):
             for name in [names] if isinstance(names, str) else names:
                 self._process(name)
-                if group_of.setdefault(name, number) != number:
+                if side_of.setdefault(name, number) != number:
                     raise ValueError(f"{name} is in two sets of the partition")
-        groups = {name: group_of.get(name, -1) for name in self.nodes}
-        blocked = {
-            name: [other for other in self.nodes if groups[other] != groups[name]]
-            for name in self.nodes
-        }
-        self._blocked = {name: others for name, others in blocked.items() if others}
+        self._sides, self._cut = side_of, True
         self._apply_faults(self._reachable())
 
     def heal(self) -> None:
         """End the partition."""
-        self._blocked = {}
+        self._sides, self._cut = {}, False
         self._apply_faults(self._reachable())
 
+    def _blocked_at(self, name: str) -> list[str]:
+        """Whom a node is to be cut off from."""
+        side = self._sides.get
+        return [other for other in self._processes if side(other, -1) != side(name, -1)]
+
     def _apply_faults(self, names: list[str]) -> None:
-        done = self._asking.faults(self._blocked, self._addresses(names), ASK_S)
+        blocked = {name: self._blocked_at(name) for name in names}
+        done = self._asking.faults(blocked, self._addresses(names), ASK_S)
         for name in names:
             if name not in done:
                 raise NodeFailed(f"{name} did not confirm the partition within {ASK_S:g} s")
+
+    # --- the ring grows and shrinks ---------------------------------------------------------------
+
+    def add_node(self, name: str | None = None, zone: str = "") -> str:
+        """Start one more process, known to the ring and owning nothing yet; its name.
+
+        `change([{"verb": "join", "node": name}])` gives it its share.
+        """
+        taken = [*self._processes, *self.nodes]
+        name = name or next(x for x in map("n{}".format, range(1, 10_000)) if x not in taken)
+        if name in taken:
+            raise ValueError(f"there is a node {name!r} already")
+        for attempt in range(1, START_TRIES + 1):
+            process = self._add_process(Place(name, zone, False, *free_ports(2)))
+            process.launch(self._config_of(name))
+            try:
+                process.await_serving()
+                break
+            except PortTaken:
+                if attempt == START_TRIES:
+                    raise
+        self.nodes.append(name)
+        self._apply_faults(self._reachable() if self._cut else [])
+        self._remember()
+        self._await_ready([name])
+        return name
+
+    def change(
+        self, changes: Iterable[Mapping[str, Any]], timeout: float = CHANGE_S
+    ) -> dict[str, Any]:
+        """Stage, plan and commit `changes`, and wait until they are carried out; the plan.
+
+        A change is what `dynamo cluster` stages: {"verb": "join", "node": "n4"}, and "leave",
+        "remove", "replace", "reweight" with what belongs to them. Raises ChangeFailed.
+        """
+        listed = list(changes)
+        removed = [change["node"] for change in listed if change["verb"] == "remove"]
+        deciding = self._addresses(self._deciding(removed))
+        changing = Changing(self._asking, deciding, timeout)
+        task, plan = changing.commit(listed)
+        changing.await_done(task)
+        return plan
+
+    def leave(self, *names: str, timeout: float = CHANGE_S) -> None:
+        """Let live nodes hand over what they own, and stop them."""
+        self.change([{"verb": "leave", "node": name} for name in names], timeout)
+        for name in names:
+            self._let_go(name)
+            self.stop(name)
+
+    def remove(
+        self, *names: str, force: bool = False, discard: bool = False, timeout: float = CHANGE_S
+    ) -> None:
+        """Give up dead nodes; the others make new copies of what they owned.
+
+        They can be started again, to be told that they are out.
+        """
+        how = {"force": force, "discard": discard}
+        self.change([{"verb": "remove", "node": name, **how} for name in names], timeout)
+        for name in names:
+            self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        self.nodes.remove(name)
+        self._remember()
+
+    def _deciding(self, without: Iterable[str]) -> list[str]:
+        """Whom to tell of a change: of a ring that is cut, the largest side that answers."""
+        found = [name for name in self._reachable() if name in self.nodes and name not in without]
+        sides = Counter(self._sides.get(name, -1) for name in found)
+        largest = max(sides, key=lambda side: sides[side], default=-1)
+        return [name for name in found if self._sides.get(name, -1) == largest]
 
     # --- what is going on -------------------------------------------------------------------------
 
@@ -399,60 +491,3 @@ def _opinion(name: str, answers: dict[str, dict[str, Any]]) -> str:
     if not votes:
         return "up" if name in answers else "down"
     return max(("up", "suspect", "down"), key=lambda state: votes[state])
-
-
-# --- checking -------------------------------------------------------------------------------------
-
-
-def _check(nodes: object, durability: object, options: dict[str, Any]) -> None:
-    if type(nodes) is not int or not 1 <= nodes <= NODES_MAX:
-        raise ConfigurationError(f"nodes must be 1 to {NODES_MAX}, not {nodes!r}")
-    if durability not in DURABILITIES:
-        raise ConfigurationError(
-            f"durability must be one of {', '.join(DURABILITIES)}, not {durability!r}"
-        )
-    for name in options:
-        if name not in _KNOBS and name not in _IN_NODE:
-            raise ConfigurationError(unknown("option", name, [*_KNOBS, *_IN_NODE]))
-    try:
-        config = Config(**{k: v for k, v in _with_defaults(options).items() if k in _KNOBS})
-    except ValueError as error:
-        raise ConfigurationError(str(error)) from None
-    for level in ("r", "w"):
-        if getattr(config, level) > nodes:
-            raise ConfigurationError(
-                f"{level}={getattr(config, level)} can never be met by {nodes} nodes"
-            )
-
-
-def _with_defaults(options: dict[str, Any]) -> dict[str, Any]:
-    merged = LOCAL | options
-    if "probe_timeout_ms" not in options and type(merged["suspicion_ms"]) is int:
-        # An option that asks for quicker suspicion alone should not be refused for our default.
-        merged["probe_timeout_ms"] = max(
-            1, min(LOCAL["probe_timeout_ms"], merged["suspicion_ms"] // 2)
-        )
-    return merged
-
-
-def _check_shape(path: Path, nodes: list[str], options: dict[str, Any]) -> None:
-    """Refuse to open a ring in a shape that would look for its keys in other places."""
-    shape = {
-        "nodes": len(nodes),
-        "n": options.get("n", _KNOBS["n"]),
-        "partitions": options["partitions"],
-    }
-    file = path / "ring.json"
-    if not file.exists():
-        file.write_text(json.dumps(shape) + "\n")
-        return
-    found = json.loads(file.read_text())
-    if found != shape:
-        raise ConfigurationError(
-            f"{path} holds a ring with {_words(found)}, not {_words(shape)}: open it as it is, or "
-            "choose another path. Changing a ring that holds data is not supported yet"
-        )
-
-
-def _words(shape: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in shape.items())

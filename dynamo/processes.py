@@ -83,7 +83,7 @@ class NodeProcess:
         lines = ["[node]", *_pairs(own), *_pairs(sections["node"])]
         for section in ("cluster", "tuning"):
             lines += ["", f"[{section}]", *_pairs(sections[section])]
-        for name, addresses in sections["members"].items():
+        for name, addresses in sections.get("members", {}).items():
             lines += ["", "[[members]]", *_pairs({"name": name, **addresses})]
         return "\n".join(lines) + "\n"
 
@@ -255,6 +255,11 @@ def free_ports(count: int) -> list[int]:
         if len(found) == count:
             return found
     raise NodeFailed(f"found only {len(found)} free ports on this machine; {count} are needed")
+
+
+def are_free(ports: list[int]) -> bool:
+    """Whether nobody listens on any of these ports."""
+    return all(_is_free(port) for port in ports)
 
 
 def _ephemeral_range() -> tuple[int, int]:

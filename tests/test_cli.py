@@ -296,6 +296,41 @@ def test_init_leaves_nothing_behind_when_it_cannot_work(
     assert list(here.iterdir()) == []
 
 
+def test_init_of_a_node_that_joins_takes_over_what_must_be_the_rings(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dynamo.server.config import load, make_secret
+
+    main(["config", "init", "ring", "--nodes", "3", "--name", "shop"])
+    first = here / "ring" / "n1.toml"
+    first.write_text(first.read_text().replace("n = 3", "n = 2") + "\n[tuning]\nprobe_ms = 500\n")
+    capsys.readouterr()
+    argv = ["config", "init", "--join", "ring/n1.toml", "--nodes", "2", "--zone", "west"]
+    assert main([*argv, "--json"]) == exits.OK
+    told = json.loads(capsys.readouterr().out)
+    assert told["files"] == ["ring/n4.toml", "ring/n5.toml"]
+    assert told["next"][2:] == [
+        "dynamo cluster join n4",
+        "dynamo cluster join n5",
+        "dynamo cluster plan",
+        "dynamo cluster commit",
+    ]
+    make_secret(here / "ring" / "cluster.secret")
+    known, found = load(first, {}), load(here / "ring" / "n5.toml", {})
+    assert found.me == Member("n5", "127.0.0.1", 7005, 7105, "west")
+    assert found.seeds == ["127.0.0.1:7101", "127.0.0.1:7102", "127.0.0.1:7103"]
+    assert (found.cluster, found.config, found.members) == (known.cluster, known.config, [])
+    # From elsewhere, and after the others: names and ports go on.
+    assert main(["config", "init", "more", "--join", "ring/n5.toml"]) == exits.OK
+    assert "dynamo cluster join n6" in capsys.readouterr().out
+    assert load(here / "more" / "n6.toml", {}).cluster == known.cluster
+    assert main(["config", "check", "ring/n1.toml", "ring/n4.toml", "more/n6.toml"]) == exits.OK
+    assert "n4, to join a ring at 127.0.0.1:7101" in capsys.readouterr().out
+    assert main(["config", "show", "-c", "ring/n4.toml"]) == exits.OK
+    assert "No members listed: it joins the ring of its seeds" in capsys.readouterr().out
+    assert main(["config", "init", "--zone", "west"]) == exits.USAGE
+
+
 def test_show_says_where_each_value_comes_from_and_never_the_secret(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

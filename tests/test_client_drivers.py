@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from client_fakes import FakeRing, failed
+from client_fakes import FakeRing, failed, ring_is
 
 import dynamo
 from dynamo.core import messages as m
@@ -496,3 +496,128 @@ print("done")
     )
     assert ran.stdout == "done\n", ran.stderr
     assert "unclosed dynamo client" in ran.stderr
+
+
+# --- a ring that changes under a client -------------------------------------------------------
+
+
+class Changing:
+    """Four nodes of which three are the ring: n1, n2, n3 at first, then n2, n3, n4."""
+
+    def __init__(self) -> None:
+        self.moved = False
+        self.fake = FakeRing(nodes=4, answer=self.answer)
+
+    def answer(self, name: str, message: Message) -> Any:
+        members = self.fake.members[1:] if self.moved else self.fake.members[:3]
+        if message[0] == m.RING:
+            full = ring_is(message[1], members, version=2 if self.moved else 1)
+            return (*full[:9], b"", full[10]) if message[3] == full[3] else full
+        if name not in [member[0] for member in members]:
+            return failed(message[1], m.NOT_A_MEMBER, f"{name} has left the ring")
+        return NotImplemented
+
+    @property
+    def addresses(self) -> list[str]:
+        return [f"{host}:{port}" for _, host, port in self.fake.members]
+
+
+def test_the_blocking_client_follows_a_ring_in_which_nodes_come_and_go() -> None:
+    changing = Changing()
+    with changing.fake as fake, dynamo.connect(fake.url_of("n1"), timeout=10) as kv:
+        wires = kv._core._wires
+        kv["k"] = 1
+        assert sorted(wires._sockets) == sorted(changing.addresses[:3])
+        old = [wires._sockets[address] for address in changing.addresses[:3]]
+        changing.moved = True
+        kv["k"] = 2  # refused by n1, and kept by n2
+        time.sleep(0.15)  # a question that follows another one at once waits so long
+        for number in range(50):
+            kv["k"] = number
+        assert kv["k"] == 49
+        assert sorted(wires._sockets) == sorted(changing.addresses[1:])
+        assert [socket.closed for socket in old] == [True, False, False]
+        fake.frames.clear()
+        kv.put_many({f"k{number}": number for number in range(50)}, raise_on_error=True)
+        assert "n1" not in [name for name, _ in fake.frames]
+
+
+def test_threads_share_a_client_while_nodes_come_and_go() -> None:
+    changing = Changing()
+    errors: list[BaseException] = []
+    over = threading.Event()
+
+    def work(kv: dynamo.Client, me: int) -> None:
+        try:
+            number = 0
+            while not over.is_set() or number < 5:
+                number += 1
+                kv.put(f"k{me}", number)
+                assert kv.get(f"k{me}") == number
+        except BaseException as error:
+            errors.append(error)
+
+    with changing.fake as fake, dynamo.connect(fake.url_of("n2"), timeout=20) as kv:
+        threads = [threading.Thread(target=work, args=(kv, me)) for me in range(6)]
+        for thread in threads:
+            thread.start()
+        for moved in (True, False, True):  # its version falls as well, which no client believes
+            time.sleep(0.3)
+            changing.moved = moved
+        over.set()
+        for thread in threads:
+            thread.join(30)
+        assert not any(thread.is_alive() for thread in threads)
+        assert errors == []
+        assert sorted(kv._core._wires._sockets) == sorted(changing.addresses[1:])
+
+
+def test_the_asyncio_client_follows_a_ring_in_which_nodes_come_and_go() -> None:
+    changing = Changing()
+
+    async def story(fake: FakeRing) -> None:
+        async with dynamo.connect_async(fake.url_of("n1"), timeout=10) as kv:
+            wires = kv._core._wires
+            await kv.put("k", 1)
+            changing.moved = True
+            await kv.put("k", 2)
+            await asyncio.sleep(0.15)
+            for number in range(50):
+                await asyncio.gather(*[kv.put(f"k{at}", number) for at in range(4)])
+            assert await kv.get("k3") == 49
+            assert sorted(wires._sockets) == sorted(changing.addresses[1:])
+            fake.frames.clear()
+            await kv.put_many({f"k{number}": number for number in range(50)}, raise_on_error=True)
+            assert "n1" not in [name for name, _ in fake.frames]
+
+    with changing.fake as fake:
+        asyncio.run(story(fake))
+
+
+def test_a_node_that_leaves_while_its_answer_is_waited_for_may_still_give_it() -> None:
+    changing = Changing()
+    release = threading.Event()
+    ordinary = changing.answer
+
+    def slow_for_one(name: str, message: Message) -> Any:
+        if message[0] == m.PUT and message[3].endswith(b"slow") and name == "n1":
+            release.wait(5)
+            return NotImplemented
+        return ordinary(name, message)
+
+    changing.fake.answer = slow_for_one
+    with changing.fake as fake, dynamo.connect(fake.url_of("n1"), timeout=10) as kv:
+        kv["k"] = 1
+        wires, gone = kv._core._wires, changing.addresses[0]
+        slow = threading.Thread(target=lambda: kv.put("slow", 1))
+        slow.start()
+        changing.moved = True
+        release.set()  # one thread serves all nodes of the fake: it answers this put first
+        slow.join(10)
+        assert not slow.is_alive()
+        kv["k"] = 2
+        time.sleep(0.15)
+        for number in range(20):
+            kv["k"] = number
+        assert gone not in wires._sockets
+        assert fake.values

@@ -5,6 +5,7 @@ Invariants S1-S4 are those of `dynamo/client/session.py`.
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from client_fakes import TAG, failed, ring_is
 
 from dynamo.client import errors
 from dynamo.client.op import Op
+from dynamo.client.routing import Ring
 from dynamo.client.session import NO_TAG, Session
 from dynamo.core import messages as m
 from dynamo.core.messages import Message
@@ -176,7 +178,7 @@ def test_via_of_a_name_that_is_no_member_is_an_error_that_lists_them() -> None:
 
 def test_an_old_ring_is_refreshed_with_the_next_request() -> None:
     desk = Desk()
-    desk.now += 10_001
+    desk.now += 1_000
     desk.get()
     kinds = sorted(message[0] for _, message in desk.sent())
     assert kinds == [m.GET, m.RING]
@@ -476,6 +478,226 @@ def test_nodes_that_are_not_ready_do_not_use_up_the_tries() -> None:
                 desk.answer(address, desk.ok(message))
         desk.wait(20)
     assert op.error is None
+
+
+# --- a ring that changes ----------------------------------------------------------------------
+
+A5 = "10.0.0.1:7005"
+FIVE = [*MEMBERS, ("n5", "10.0.0.1", 7005)]
+
+
+def ask_again(desk: Desk) -> tuple[str, Message]:
+    """Let the ring go out of date, and start a read; the question that goes along."""
+    desk.now += 1_000
+    desk.get()
+    return next(item for item in desk.sent() if item[1][0] == m.RING)
+
+
+def as_known(question: Message, members: list[tuple[str, str, int]] = MEMBERS) -> Message:
+    """A RING_IS of the version that was named: without owners."""
+    full = ring_is(question[1], members, version=question[3])
+    return (*full[:9], b"", full[10])
+
+
+def test_the_ring_is_asked_for_once_a_second_while_there_are_requests() -> None:
+    desk = Desk()
+    asked = []
+    for _ in range(50):
+        desk.wait(100)
+        desk.get(timeout_ms=50)
+        for address, message in desk.sent():
+            if message[0] == m.RING:
+                asked.append((desk.now, address))
+                desk.answer(address, as_known(message))
+            else:
+                desk.answer(address, (m.GET_OK, message[1], b"", [], ["n1"]))
+    pauses = [after - before for (before, _), (after, _) in itertools.pairwise(asked)]
+    assert set(pauses) == {1_000}
+    assert {address for _, address in asked} == {A1, A2, A3, A4}, "in turn"
+    desk.wait(60_000)
+    assert desk.sent() == [], "and not while there are none"
+
+
+def test_an_answer_without_owners_means_as_you_know_it() -> None:
+    desk = Desk()
+    address, question = ask_again(desk)
+    assert question[3] == 1, "the version that is known"
+    before = desk.session.ring
+    desk.answer(address, as_known(question))
+    assert desk.session.ring is before
+    # Nothing but an address may have changed: a node that came back elsewhere.
+    address, question = ask_again(desk)
+    moved = [("n1", "10.0.0.1", 7101), *MEMBERS[1:]]
+    desk.answer(address, as_known(question, moved[::-1]))
+    desk.put()
+    assert desk.sent()[0][0] == "10.0.0.1:7101"
+    # And one that leaves out an owner makes no ring.
+    address, question = ask_again(desk)
+    desk.answer(address, as_known(question, moved[1:]))
+    assert desk.session.stats["malformed"] == 1
+    desk.put()
+    assert desk.sent()[0][0] == "10.0.0.1:7101"
+
+
+def test_a_node_that_does_not_belong_to_the_ring_costs_a_pause_and_no_try() -> None:
+    desk = Desk()
+    op = desk.put(tries=1)
+    ((address, put),) = desk.sent()
+    desk.now += 500
+    desk.answer(address, failed(put[1], m.NOT_A_MEMBER))
+    ((other, question),) = desk.sent()
+    assert (question[0], other != address) == (m.RING, True), "asked at once, and of another"
+    desk.wait(10)
+    ((other, put),) = desk.sent()
+    assert (put[0], other) == (m.PUT, A2)
+    desk.answer(other, desk.ok(put))
+    assert (desk.ended(), op.error) == ([op], None)
+
+
+def test_a_node_outside_the_ring_is_not_believed_because_it_answers_questions() -> None:
+    desk = Desk()
+    desk.put()
+    ((address, put),) = desk.sent()
+    desk.answer(address, failed(put[1], m.NOT_A_MEMBER))
+    assert address == A1
+    seen = []
+    for _ in range(9):
+        desk.wait(100)
+        desk.put(timeout_ms=50)
+        for address, message in desk.sent():
+            if message[0] == m.RING:
+                desk.answer(address, as_known(message))
+            else:
+                seen.append(address)
+                desk.answer(address, desk.ok(message))
+    assert A1 not in seen
+    desk.wait(1_000)
+    desk.put()
+    for address, message in desk.sent():
+        if message[0] == m.RING:
+            desk.answer(address, as_known(message))
+    desk.put()
+    assert A1 in [address for address, _ in desk.sent()], "it may have joined since"
+
+
+def test_that_a_node_is_no_member_is_told_only_if_there_is_nothing_else_to_tell() -> None:
+    for code, kind in ((m.TIMED_OUT, "QuorumTimeout"), (m.NOT_A_MEMBER, "QuorumUnavailable")):
+        desk = Desk()
+        op = desk.put()
+        first = True
+        while not op.done:
+            for address, message in desk.sent():
+                if message[0] == m.PUT:
+                    desk.answer(address, failed(message[1], code if first else m.NOT_A_MEMBER))
+                    first = False
+            desk.wait(20)
+        assert type(op.error).__name__ == kind
+        assert not op.error.maybe_applied
+
+
+def test_whoever_left_the_ring_is_asked_nothing_new_and_may_still_answer() -> None:
+    desk = Desk()
+    first = desk.get()
+    ((address, get),) = desk.sent()
+    assert address == A1
+    address, question = ask_again(desk)
+    left = [(name, host, port) for name, host, port in FIVE if name != "n1"]
+    desk.answer(address, ring_is(question[1], left, version=2, owners=[[0, 1, 3]] * 8))
+    assert not desk.session.let_go(A1), "an answer is waited for"
+    desk.answer(A1, (m.GET_OK, get[1], b"", [], ["n1"]))
+    assert first in desk.ended()
+    desk.wait(900)  # and the read that went along with the question is over
+    assert desk.session.let_go(A1)
+    assert desk.session.addresses() == [A2, A3, A4, A5]
+    desk.answer(A1, (m.GET_OK, 99, b"", [], ["n1"]))  # too late, and harmless
+    for call in (desk.session.lost, desk.session.reachable):
+        call(desk.now, A1)
+
+
+def test_what_rests_at_a_node_that_left_goes_to_those_that_are_there() -> None:
+    desk = Desk()
+    address, question = ask_again(desk)
+    desk.refusing = [A1, A2, A3, A4]
+    op = desk.put(timeout_ms=5_000)
+    desk.sent()
+    assert op.resting_at is not None
+    desk.answer(address, ring_is(question[1], FIVE[4:], version=2, owners=[[0]] * 8, n=1))
+    assert [(a, message[0]) for a, message in desk.sent()][-1] == (A5, m.PUT)
+    desk.wait(900)  # the read that went along with the question has ended
+    assert desk.session.let_go(A1)
+
+
+def test_nodes_that_came_and_went_are_not_remembered() -> None:
+    desk = Desk()
+    for number in range(100):
+        address, question = ask_again(desk)
+        names = [("n1", "10.0.0.1", 7001), (f"x{number}", "10.0.0.2", 8000 + number)]
+        answer = ring_is(question[1], names, version=2 + number, owners=[[0, 1]] * 8)
+        desk.answer(address, answer)
+        desk.wait(900)
+    assert len(desk.session._nodes) <= 4
+
+
+def test_the_seeds_are_asked_again_when_every_node_that_was_known_is_gone() -> None:
+    """A client that slept while the whole ring was replaced; its seed is a name that stays."""
+    desk = Desk(ring=False, seeds=("seed.example:7001",))
+    desk.get(timeout_ms=50)
+    ((seed, question),) = desk.sent()
+    desk.session.handle(desk.now, seed, [ring_is(question[1], MEMBERS)], TAG)
+    desk.sent()
+    desk.wait(60_000)
+    desk.refusing = [A1, A2, A3, A4]
+    op = desk.get(timeout_ms=5_000)
+    asked: list[tuple[str, Message]] = []
+    while not asked:
+        asked = [item for item in desk.sent() if item[0] == seed]
+        desk.wait(10)
+    assert asked[0][1][0] == m.RING
+    answer = ring_is(asked[0][1][1], FIVE[4:], version=9, owners=[[0]] * 8, n=1)
+    desk.answer(seed, answer)
+    ((address, get),) = desk.sent()
+    assert (address, get[0]) == (A5, m.GET)
+    desk.answer(A5, (m.GET_OK, get[1], b"", [], ["n5"]))
+    assert op.error is None
+    assert desk.ended()[-1] is op
+
+
+def test_a_seed_whose_connection_comes_up_is_asked_while_nobody_else_is_there() -> None:
+    desk = Desk(ring=False, seeds=("seed.example:7001",))
+    desk.get(timeout_ms=50)
+    ((seed, question),) = desk.sent()
+    desk.session.handle(desk.now, seed, [ring_is(question[1], MEMBERS)], TAG)
+    desk.wait(60_000)
+    desk.sent()
+    desk.refusing = [A1, A2, A3, A4, seed]
+    desk.get(timeout_ms=5_000)
+    desk.sent()
+    desk.wait(400)
+    desk.sent()
+    desk.refusing.remove(seed)
+    desk.session.reachable(desk.now, seed)
+    assert [(a, message[0]) for a, message in desk.sent() if a == seed] == [(seed, m.RING)]
+
+
+def test_an_owner_of_which_nobody_knows_where_it_is_counts_and_is_never_asked() -> None:
+    desk = Desk(ring=False)
+    desk.get(timeout_ms=50)
+    ((_, question),) = desk.sent()
+    members = [("n1", "", 0), *MEMBERS[1:3]]
+    desk.session.handle(desk.now, A1, [ring_is(question[1], members)], TAG)
+    ring = desk.session.ring
+    assert ring is not None
+    assert [len(arc) for arc in ring.owners] == [3] * 8
+    assert desk.session.addresses() == [A2, A3]
+    op = desk.put(timeout_ms=3_000)
+    asked = set()
+    while not op.done:
+        asked |= {address for address, _ in desk.sent()}
+        desk.wait(50)
+    assert asked <= {A1, A2, A3}, "A1 is the seed"
+    nobody = ring_is(1, [("n1", "", 0)] * 1, n=1)
+    with pytest.raises(m.Malformed, match="no node has an address"):
+        Ring(nobody, {})
 
 
 def test_a_timeout_tells_who_answered_and_who_did_not() -> None:

@@ -6,7 +6,10 @@ import pytest
 from hand import Hand
 
 from dynamo.core import messages as m
-from dynamo.core.handoff import Handoff
+from dynamo.core import ring
+from dynamo.core.exchange import Exchange
+from dynamo.core.handoff import REROUTE_ROWS, Handoff
+from dynamo.core.items import FORCED, REMOVED, Wish
 from dynamo.core.spaces import HINTS, META
 
 
@@ -236,3 +239,207 @@ def test_the_store_itself_counts_its_starts():
     hand.kill("n1")
     assert hand.start("n1").inspection.status()["boot"] == 2
     assert hand.stores["n1"].get(META, b"boot") == (2).to_bytes(8, "big")
+
+
+# --- Homes that own nothing of it any more (H5) ---------------------------------------------------
+
+
+def give(hand: Hand, owners: tuple[str, ...], key: str = "k") -> None:
+    """Every node learns that these own the arc of the key."""
+    arc = hand.arc(key)
+    for node in hand.nodes.values():
+        held = node.table.registers[arc]
+        node.roster.adopt(arc, ring.proposal(held.round + 1, ring.DONE, owners, ()))
+
+
+def remove(hand: Hand, name: str) -> None:
+    for node in hand.nodes.values():
+        ver = node.roster.wishes[name].ver + 1
+        node.roster.change("w/" + name, Wish(ver, REMOVED, 1, FORCED))
+
+
+def balanced(hand: Hand, name: str) -> bool:
+    """Whether every hint that was ever owed was delivered, re-routed, or is owed still."""
+    node = hand.nodes[name]
+    stats, pending = node.stats, sum(node.handoff.counts().values())
+    done = stats["hints_delivered"] + stats["hints_rerouted"]
+    return stats["hints_created"] == done + pending
+
+
+@pytest.fixture
+def astray(monkeypatch):
+    """Five nodes; "k" was written while its last owner was down; the hint, and a node beyond."""
+    hand, home, _ = away(nodes=5)
+    monkeypatch.setattr(Exchange, "run", lambda self, now_ms: None)
+    hand.put(hand.owners()[0], "v1")
+    spare = next(name for name in hand.nodes if hand.hints(name))
+    other = next(name for name in hand.nodes if name not in (*hand.owners(), spare))
+    return hand, home, spare, other
+
+
+def test_a_hint_whose_home_was_replaced_goes_to_all_owners(astray):
+    """riak_core#154: d kept it for c, who was not coming back, and e never heard of the write."""
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    give(hand, (a, b, other))
+    hand.run(20)
+    assert hand.values(other) == ["v1"]
+    assert hand.hints(spare) == 0
+    assert hand.nodes[spare].inspection.hints()["rerouted"] == 1
+    assert balanced(hand, spare)
+    assert not hand.nodes[spare].handoff._astray
+    hand.nodes[spare].check_rows()
+
+
+def test_the_home_is_not_waited_for_and_gets_nothing_when_it_comes_back(astray):
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    give(hand, (a, b, other))
+    hand.lose = lambda src, dst, message: dst == other and message[0] == m.REPLICATE
+    hand.run(20)
+    assert hand.nodes[spare].handoff.counts() == {other: 1}, "a and b acknowledged it by now"
+    hand.sent.clear()
+    hand.start(home)
+    hand.run(150)
+    assert not [1 for src, dst, msg in hand.sent if dst == home and msg[0] == m.REPLICATE]
+    assert balanced(hand, spare)
+
+
+def test_a_hint_for_a_removed_node_waits_for_the_owner_that_comes_in_its_place(astray):
+    """H5 (membership seed 79): given to the owners that remain, who had the write already, a write
+    acknowledged by three was on two disks."""
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    remove(hand, home)
+    hand.run(50)
+    assert hand.nodes[spare].handoff.counts() == {home: 1}, "the register still names it"
+    give(hand, (a, b, other))
+    hand.run(2_100)
+    assert hand.hints(spare) == 0
+    assert hand.values(other) == ["v1"]
+    assert balanced(hand, spare)
+
+
+def test_a_hint_for_a_home_that_is_merely_down_stays(astray):
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    give(hand, (home, b, other))
+    hand.run(50)
+    assert hand.nodes[spare].handoff.counts() == {home: 1}
+    assert hand.nodes[spare].stats["hints_rerouted"] == 0
+
+
+def test_a_hint_is_owed_to_those_who_own_the_arc_while_it_moves(astray):
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    moving = ring.proposal(1, ring.COPYING, (a, b), (a, other))
+    for node in hand.nodes.values():
+        node.roster.adopt(hand.arc(), moving)
+    hand.sent.clear()
+    hand.run(20)
+    sent = [dst for src, dst, msg in hand.sent if src == spare and msg[0] == m.REPLICATE]
+    assert sorted(sent) == sorted((a, b, other))
+
+
+def test_an_own_row_that_is_owed_goes_to_all_owners(monkeypatch):
+    """`keep_own`: the mark has no object, what is owed is the row beside it."""
+    hand = Hand(nodes=3, exchange_ms=1_000_000)
+    a, b, c = hand.owners()
+    hand.kill(c)
+    hand.run(500)
+    monkeypatch.setattr(Exchange, "run", lambda self, now_ms: None)
+    hand.put(a, "v1")
+    assert hand.nodes[a].handoff.counts() == {c: 1}
+    hand.forget_row(b)
+    give(hand, (a, b))
+    hand.run(20)
+    assert hand.values(b) == ["v1"]
+    assert hand.hints(a) == 0
+    assert hand.values(a) == ["v1"]
+    assert balanced(hand, a)
+
+
+def test_a_stand_in_that_owns_the_arc_by_now_takes_the_object_itself(astray):
+    hand, home, spare, _ = astray
+    a, b, _ = hand.owners()
+    give(hand, (spare, a))
+    hand.run(20)
+    assert hand.values(spare) == ["v1"]
+    assert hand.hints(spare) == 0
+    assert balanced(hand, spare)
+    hand.nodes[spare].check_rows()
+
+
+def test_the_only_owner_that_is_left_owes_it_to_nobody(astray):
+    hand, home, spare, _ = astray
+    give(hand, (spare,))
+    hand.run(2)
+    assert hand.values(spare) == ["v1"]
+    assert hand.hints(spare) == 0
+    assert balanced(hand, spare)
+
+
+def test_where_every_owner_is_gone_the_hint_is_kept(astray):
+    """Nothing is owed to nobody: until the ring changes, and then it goes to those who own it."""
+    hand, home, spare, other = astray
+    owners = hand.owners()
+    for name in owners:
+        remove(hand, name)
+        hand.nodes.pop(name, None)
+    hand.run(20)
+    assert hand.nodes[spare].handoff.counts() == {home: 1}
+    assert hand.nodes[spare].handoff.next_due_ms() is None, "and no step is spent on it"
+    give(hand, (other,))
+    hand.run(20)
+    assert hand.values(other) == ["v1"]
+    assert hand.hints(spare) == 0
+
+
+def test_hints_are_found_astray_after_a_restart(astray):
+    """H4 and H5: what is on the disk is looked at with what the ring is by then."""
+    hand, home, spare, other = astray
+    a, b, _ = hand.owners()
+    hand.kill(spare)
+    give(hand, (a, b, other))
+    hand.start(spare)
+    hand.run(150)
+    assert hand.hints(spare) == 0
+    assert hand.values(other) == ["v1"]
+
+
+def test_a_step_re_routes_a_bounded_number(astray):
+    hand, home, spare, other = astray
+    handoff = hand.nodes[spare].handoff
+    obj = handoff.peek(hand.skey())
+    keys = [f"x{i}" for i in range(3_000)]
+    keys = [key for key in keys if hand.arc(key) == hand.arc()][: 3 * REROUTE_ROWS]
+    for key in keys:
+        handoff.take(hand.skey(key), home, obj, True, 0)
+    hand.hold = lambda src, dst, message: src == spare
+    give(hand, (other,))
+    counts = []
+    for _ in range(5):
+        before = hand.nodes[spare].stats["hints_rerouted"]
+        assert handoff.next_due_ms() is None or handoff.next_due_ms() <= hand.now or counts
+        hand.run(1)
+        counts.append(hand.nodes[spare].stats["hints_rerouted"] - before)
+    assert counts == [REROUTE_ROWS] * 3 + [1, 0]
+    hand.release()
+    hand.run(100)
+    assert handoff.counts() == {}
+    assert balanced(hand, spare)
+
+
+def test_a_corrupt_hint_does_not_keep_others_from_being_re_routed(astray):
+    hand, home, spare, other = astray
+    handoff, store = hand.nodes[spare].handoff, hand.stores[spare]
+    obj = handoff.peek(hand.skey())
+    key = next(f"x{i}" for i in range(99) if hand.arc(f"x{i}") == hand.arc())
+    handoff.take(hand.skey(key), home, obj, True, 0)
+    store.put(HINTS, hand.skey(), store.get(HINTS, hand.skey())[:-1] + b"?")
+    store.commit()
+    give(hand, (other,))
+    hand.run(20)
+    assert hand.values(other, key) == ["v1"]
+    assert hand.hints(spare) == 0
+    assert hand.nodes[spare].stats["hints_corrupt"] == 1

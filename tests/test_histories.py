@@ -431,7 +431,7 @@ def test_a_request_under_an_older_register_is_refused_with_the_newer_one():
     arc = hand.arc()
     register = hand.nodes[a].table.registers[arc]
     for name in (b, c):
-        hand.nodes[name].table.adopt(arc, register._replace(ver=2))
+        hand.nodes[name].roster.adopt(arc, register._replace(ver=2))
     assert hand.nodes[a].table.registers[arc].ver == 1
     answer = hand.put(a, "v1")
     assert answer[0] == m.PUT_OK
@@ -741,7 +741,7 @@ def test_a_question_that_is_refused_under_an_older_register_is_asked_again():
     hand = Hand(timeout_ms_max=1_000)
     a, b, c = hand.owners()
     arc = hand.arc()
-    hand.nodes[b].table.adopt(arc, hand.nodes[a].table.registers[arc]._replace(ver=2))
+    hand.nodes[b].roster.adopt(arc, hand.nodes[a].table.registers[arc]._replace(ver=2))
     hand.hold = lambda src, dst, message: src == c and message[0] == m.ID_IS
     answer = hand.put(a, "x", attempt=1)
     sent = [message for _, dst, message in hand.sent if dst == b]

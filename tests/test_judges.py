@@ -269,6 +269,26 @@ def test_an_operation_that_is_left_over_at_rest_is_found(bench: Bench) -> None:
     assert bench.numbers() == ["I15"]
 
 
+def test_a_walk_of_a_node_whose_clock_stood_still_is_waited_for(bench: Bench) -> None:
+    """Its pages look too old to everybody, until they understand: it sends them again till then."""
+    world, (name, peer, *_) = bench.world, bench.owners
+    world.run_until(10_000)
+    world.pause(name, freeze=True)
+    world.run_until(10_000 + CONFIG.background_timeout_ms + 200)
+    world.resume(name)
+    node = world.hosts[name].node
+    assert node is not None
+    node.exchange._differing[peer][ring.arc_of(KEY, CONFIG.partitions)] = None
+    node.exchange.hurry([peer])
+    world.run_until(world.now_ms + verdict.DRAIN_MS)
+    assert node.exchange._walks
+    verdict._drain(world)
+    assert not node.exchange._walks
+    for judge in world.judges:
+        judge.at_rest()
+    assert bench.numbers() == []
+
+
 # --- Reach ----------------------------------------------------------------------------------------
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -156,6 +157,68 @@ def test_a_ring_is_not_opened_in_another_shape(tmp_path: Path) -> None:
         local(nodes=2, path=tmp_path, partitions=16),
     ):
         pass
+
+
+def test_a_ring_that_is_opened_again_is_at_its_old_ports_and_holds_what_it_held(
+    tmp_path: Path,
+) -> None:
+    with local(nodes=3, path=tmp_path, zones=("east", "west")) as ring, ring.client() as kv:
+        kv["a"] = 1
+        before = ring.url
+        members = (tmp_path / "n2" / "node.toml").read_text()
+        assert [line for line in members.splitlines() if line.startswith("zone")] == [
+            'zone = "east"',
+            'zone = "west"',
+            'zone = "east"',
+        ]
+    with local(nodes=3, path=tmp_path) as ring, ring.client() as kv:
+        assert ring.url == before
+        assert kv["a"] == 1
+    port = ring_port(before)
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        with local(nodes=3, path=tmp_path) as ring, ring.client() as kv:
+            assert ring.url != before
+            assert kv["a"] == 1
+
+
+def ring_port(url: str) -> int:
+    return int(url.rpartition(":")[2])
+
+
+# --- Nodes that come --------------------------------------------------------------------------
+
+
+def test_a_node_that_is_added_is_known_to_all_and_owns_nothing(tmp_path: Path) -> None:
+    with local(nodes=2, path=tmp_path) as ring, ring.client() as kv:
+        kv["a"] = 1
+        assert ring.add_node(zone="west") == "n3"
+        assert ring.nodes == ["n1", "n2", "n3"]
+        file = (tmp_path / "n3" / "node.toml").read_text()
+        assert 'zone = "west"' in file
+        assert "[[members]]" not in file
+        answers = ring._ask_status(ring.nodes, 2.0)
+        assert all(len(answers[name]["peers"]) == 2 for name in ring.nodes)
+        with (
+            ring.client(via="n3") as there,
+            pytest.raises(dynamo.QuorumUnavailable, match="n3 does not belong to the ring yet"),
+        ):
+            there.get("a", timeout=0.5)
+        kv["a"] = 2
+        with pytest.raises(ValueError, match="there is a node 'n2' already"):
+            ring.add_node("n2")
+        ring.partition({"n1", "n3"}, {"n2"})
+        assert ring.add_node("late") == "late"
+        assert ring._blocked_at("late") == ["n1", "n2", "n3"]
+        ring.heal()
+        ring.wait_converged(20)
+        ring.stop("n3")
+        ring.start("n3")
+    with local(nodes=4, path=tmp_path) as ring, ring.client() as kv:
+        assert ring.nodes == ["n1", "n2", "n3", "late"]
+        assert kv["a"] == 2
 
 
 # --- Bad input --------------------------------------------------------------------------------

@@ -120,7 +120,97 @@ def test_the_own_name_must_be_a_member_at_the_same_addresses(tmp_path: Path) -> 
     moved = GOOD.replace("127.0.0.1:7101", "127.0.0.1:7109", 1)
     assert "[[members]] says 127.0.0.1:7101 for n1" in refusal(tmp_path, moved)
     alone = GOOD[: GOOD.index("[[members]]")]
-    assert "no [[members]]: list every node of the ring" in refusal(tmp_path, alone)
+    assert "no [[members]] and no seeds: list every node of a new ring" in refusal(tmp_path, alone)
+
+
+# --- A node that is to join -------------------------------------------------------------------
+
+JOINER = """
+[node]
+name = "n3"
+client = "127.0.0.1:7003"
+peer = "127.0.0.1:7103"
+zone = "west"
+
+[cluster]
+name = "shop"
+seeds = ["127.0.0.1:7101", "localhost:7102", "127.0.0.1:7103"]
+w = 3
+"""
+
+
+def with_secret(tmp_path: Path) -> None:
+    if not (tmp_path / "cluster.secret").exists():
+        settings(tmp_path)
+
+
+def test_a_joiner_knows_seeds_and_founds_nothing(tmp_path: Path) -> None:
+    with_secret(tmp_path)
+    found = settings(tmp_path, JOINER)
+    assert found.members == []
+    assert found.seeds == ["127.0.0.1:7101", "127.0.0.1:7102"]  # itself is none
+    assert found.me == Member("n3", "127.0.0.1", 7003, 7103, "west")
+    assert found.cluster == settings(tmp_path).cluster
+
+
+def test_the_seeds_of_a_founder_are_the_others_that_it_lists(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+    assert found.me is found.members[0]
+    assert found.seeds == ["127.0.0.1:7102"]
+
+
+def test_seeds_on_the_command_line_and_in_the_environment_beat_the_file(tmp_path: Path) -> None:
+    with_secret(tmp_path)
+    found = settings(tmp_path, JOINER, DYNAMO_CLUSTER_SEEDS="127.0.0.1:7105, 127.0.0.1:7106")
+    assert found.seeds == ["127.0.0.1:7105", "127.0.0.1:7106"]
+    assert load(tmp_path / "node.toml", {}, join=["127.0.0.1:7107"]).seeds == ["127.0.0.1:7107"]
+    bare = JOINER.replace("seeds =", "# seeds =")
+    (tmp_path / "node.toml").write_text(bare)
+    assert load(tmp_path / "node.toml", {}, join=["127.0.0.1:7107"]).members == []
+
+
+def test_a_joiner_never_makes_a_secret_of_its_own(tmp_path: Path) -> None:
+    """It would be another ring's, and nobody would ever understand a frame of it."""
+    wrong = refusal(tmp_path, JOINER)
+    assert f"there is no secret file {tmp_path}/cluster.secret: copy the one of a node" in wrong
+    assert not (tmp_path / "cluster.secret").exists()
+    assert load(tmp_path / "node.toml", {}, make=False).cluster.secret == b""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("w = 3", "w = 4", "w=4 can never be met with n=3: choose 1 to 3"),
+        ("127.0.0.1:7101", "127.0.0.1", "a seed must be host:port, such as"),
+        ("127.0.0.1:7101", "10.0.0.1:7101", "a seed='10.0.0.1:7101' is not an IPv4 loopback"),
+        ('"127.0.0.1:7101", "localhost:7102", ', "", "the only seed is this node itself"),
+        ('["127.0.0.1:7101", "localhost:7102", "127.0.0.1:7103"]', '"127.0.0.1:7101"',
+         'cluster.seeds must be a list, such as ["127.0.0.1:7101"], not \'127.0.0.1:7101\''),
+        ('"127.0.0.1:7103"\nzone', '"127.0.0.1:7003"\nzone', "two ports of the same host"),
+    ],
+)  # fmt: skip
+def test_each_mistake_of_a_joiner_gets_a_sentence(
+    tmp_path: Path, old: str, new: str, sentence: str
+) -> None:
+    assert old in JOINER
+    assert sentence in refusal(tmp_path, JOINER.replace(old, new))
+
+
+def test_members_and_seeds_do_not_go_together(tmp_path: Path) -> None:
+    both = GOOD.replace("[tuning]", 'seeds = ["127.0.0.1:7109"]\n[tuning]')
+    assert "both [[members]] and seeds: a node either founds a new ring" in refusal(tmp_path, both)
+    (tmp_path / "node.toml").write_text(GOOD)
+    with pytest.raises(ConfigError, match="both"):
+        load(tmp_path / "node.toml", {}, join=["127.0.0.1:7109"])
+
+
+def test_the_zone_of_a_founder_stands_in_the_list(tmp_path: Path) -> None:
+    other = GOOD.replace("[cluster]", 'zone = "west"\n[cluster]')
+    assert "node.zone is 'west', but [[members]] says '' for n1" in refusal(tmp_path, other)
+    same = GOOD.replace('7101"\n\n[[', '7101"\nzone = "west"\n\n[[').replace(
+        "[cluster]", 'zone = "west"\n[cluster]'
+    )
+    assert settings(tmp_path, same).me.zone == "west"
 
 
 def test_mistakes_in_the_environment_are_named_by_their_variable(tmp_path: Path) -> None:

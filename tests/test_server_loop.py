@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -22,11 +23,16 @@ import pytest
 import zmq
 
 from dynamo.core import messages as m
+from dynamo.core.items import IN, REMOVED
+from dynamo.core.roster import Roster
 from dynamo.processes import free_ports
 from dynamo.server import loop, outlets
+from dynamo.server import peers as visiting
 from dynamo.server.config import Settings, load
 from dynamo.server.loop import Server, StartError
 from dynamo.server.outlets import batches
+from dynamo.server.tidings import SENTENCES
+from dynamo.storage import MemoryStore
 
 pytestmark = pytest.mark.net
 
@@ -36,9 +42,12 @@ PATIENCE_S = 10.0
 
 
 class StubNode:
-    """Records its inbox, answers STATUS, and sends what a test has put into `outbox`."""
+    """Records its inbox, answers STATUS, and sends what a test has put into `outbox`.
 
-    def __init__(self) -> None:
+    Its roster is a real one, which the test changes as news from elsewhere would.
+    """
+
+    def __init__(self, settings: Settings) -> None:
         self.boot = 3
         self.events: list[tuple[Any, ...]] = []
         self.stats: Counter[str] = Counter()
@@ -47,6 +56,9 @@ class StubNode:
         self.outbox: list[tuple[Any, m.Message]] = []
         self.gone: list[str] = []
         self.now_ms = 0
+        self.roster = Roster(
+            settings.config, settings.me, settings.members, MemoryStore(), self.events, self.stats
+        )
 
     def step(
         self, now_ms: int, inbox: list[tuple[Any, m.Message, int]], wall_ms: int
@@ -74,7 +86,7 @@ class Rig:
         self.ports = free_ports(4)
         self.settings = write_settings(tmp_path, self.ports, faults, tuning)
         self.tag = self.settings.cluster.tag
-        self.node = StubNode()
+        self.node = StubNode(self.settings)
         self.server = Server(self.settings, self.node)
         self.server.open()
         self.context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -226,13 +238,13 @@ def test_a_message_beyond_the_limit_ends_that_connection_only(tmp_path: Path) ->
         rig.close()
 
 
-def test_frames_of_members_reach_the_node_and_others_do_not(rig: Rig) -> None:
+def test_frames_of_nodes_reach_the_node_and_others_do_not(rig: Rig) -> None:
     push = rig.peer_out()
-    for sender in ("n9", "n1", "", "n2"):
+    for sender in ("n1", "", "n 9", "@127.0.0.1:1", "n2"):
         push.send(m.encode_frame(rig.tag, sender, 1, 0, [PING, (m.PONG, 2)]))
     rig.turn_until(lambda: rig.node.seen)
     assert [(s, message) for s, message, _ in rig.node.seen] == [("n2", PING), ("n2", (m.PONG, 2))]
-    assert rig.node.stats["refused_stranger"] == 3
+    assert rig.node.stats["refused_stranger"] == 4
 
 
 def test_a_client_may_speak_before_it_knows_the_ring_and_not_for_another_one(rig: Rig) -> None:
@@ -317,7 +329,7 @@ def test_large_batches_are_cut_so_that_a_probe_need_not_wait_for_them() -> None:
 def test_what_an_absent_peer_is_owed_is_bounded_in_bytes_and_the_core_is_told_once(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    outlet = rig.server._peers["n2"]
+    outlet = rig.server._peers._outlets["n2"]
     outlet.backlog.bytes_max = 3 << 20
     big = (m.REPLICATE, 1, 9, b"k", 1, 0, "", 0, 0, b"", [], bytes(900_000))
     for _ in range(10):
@@ -425,11 +437,211 @@ def test_faults_cut_both_directions_until_they_end(faulty: Rig) -> None:
     assert rig.receive(pull)[3] == [(m.PING, 3)]
 
 
+# --- Nodes come and go ------------------------------------------------------------------------
+
+GOSSIP = (m.GOSSIP, [3, 2, 2, 8], 5, 77)
+
+
+def record(port: int, incarnation: int = 1) -> tuple[Any, ...]:
+    return (incarnation, "127.0.0.1", port + 1, port, "")
+
+
+class Place:
+    """Where another node listens."""
+
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        self.port = free_ports(1)[0]
+        self.socket = rig.socket(zmq.PULL)
+        self.socket.bind(f"tcp://127.0.0.1:{self.port}")
+
+    def hears(self, addressee: str, message: m.Message) -> bool:
+        """Whether what is sent to an addressee arrives here."""
+        self.rig.node.outbox.append((addressee, message))
+        deadline = time.monotonic() + 2
+        while not self.socket.poll(10):
+            if time.monotonic() > deadline:
+                return False
+            self.rig.server.turn(10)
+        return m.decode_frame(self.socket.recv(), self.rig.tag, m.SHAPES)[3] == [message]
+
+
+def test_a_node_that_becomes_known_gets_an_outlet_and_one_that_moves_another(rig: Rig) -> None:
+    roster, peers = rig.node.roster, rig.server._peers
+    old, new = Place(rig), Place(rig)
+    rig.node.outbox.append(("n3", PING))
+    rig.server.turn(0)
+    assert rig.node.stats["frames_blocked"] == 1, "nobody knows n3"
+    roster.take("n/n3", record(old.port))
+    assert old.hears("n3", (m.PING, 2))
+    first = peers._outlets["n3"].socket
+    roster.take("n/n3", record(new.port, 2))
+    assert new.hears("n3", (m.PING, 3))
+    assert first.closed
+    assert sorted(peers._outlets) == ["n2", "n3"]
+
+
+def test_what_waits_for_a_node_that_moves_waits_for_it_at_its_new_place(rig: Rig) -> None:
+    roster, new = rig.node.roster, Place(rig)
+    roster.take("n/n3", record(free_ports(1)[0]))
+    for seq in range(3):
+        rig.node.outbox.append(("n3", (m.PING, seq)))
+        rig.server.turn(0)
+    roster.take("n/n3", record(new.port, 2))
+    assert [rig.receive(new.socket)[3] for _ in range(3)] == [[(m.PING, seq)] for seq in range(3)]
+
+
+def test_a_node_that_is_gone_for_good_is_answered_and_then_let_go(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [1_000_000]
+    monkeypatch.setattr(loop, "monotonic_ms", lambda: clock[0])
+    roster, peers, place = rig.node.roster, rig.server._peers, Place(rig)
+    roster.take("n/n3", record(place.port))
+    assert place.hears("n3", (m.PING, 1))
+    rig.send_peer(PING)  # to n2, where nobody listens: it waits
+    assert len(peers.polled) == 1
+    roster.take("w/n3", (1, REMOVED, 1, 0))
+    roster.take("w/n2", (2, REMOVED, 1, 0))
+    rig.server.turn(0)
+    assert (peers._outlets, peers.polled) == ({}, [])
+    assert place.hears("n3", (m.PING, 2))
+    assert list(peers._visits) == ["n3"]
+    clock[0] += visiting.VISIT_MS
+    rig.server.turn(0)
+    assert not peers._visits
+
+
+def test_a_seed_is_reached_by_its_address_until_its_name_is_known(rig: Rig) -> None:
+    peers, place = rig.server._peers, Place(rig)
+    seed = f"@127.0.0.1:{place.port}"
+    assert place.hears(seed, GOSSIP)
+    assert (list(peers._visits), sorted(peers._outlets)) == ([seed], ["n2"])
+    rig.node.roster.take("n/n3", record(place.port))
+    assert place.hears(seed, GOSSIP)
+    assert (list(peers._visits), sorted(peers._outlets)) == ([], ["n2", "n3"])
+
+
+@pytest.mark.parametrize("host", ["", "not a host", "a:b:c", "*"])
+def test_an_address_that_is_none_does_no_harm(rig: Rig, host: str) -> None:
+    rig.node.roster.take("n/n3", (1, host, 7001, 7101, ""))
+    rig.node.outbox += [("n3", PING), (f"@{host}:7101", GOSSIP)]
+    rig.server.turn(0)
+    assert rig.answers()
+
+
+def test_outlets_beyond_the_roster_are_few(rig: Rig) -> None:
+    """P1."""
+    for port in range(40_000, 40_000 + 3 * visiting.VISITS_MAX):
+        rig.node.outbox.append((f"@127.0.0.1:{port}", GOSSIP))
+    rig.server.turn(0)
+    peers = rig.server._peers
+    assert len(peers._visits) == visiting.VISITS_MAX
+    assert len(peers.polled) <= visiting.VISITS_MAX + 1
+    assert rig.answers()
+
+
+def test_a_stranger_with_the_tag_is_heard_and_one_without_is_not(rig: Rig) -> None:
+    """Member or not, the core decides what it may say: here is only told who can be a node."""
+    push = rig.peer_out()
+    push.send(m.encode_frame(b"notours!", "n3", 1, 0, [GOSSIP]))
+    push.send(m.encode_frame(rig.tag, "n3", 1, 0, [GOSSIP, PING]))
+    rig.turn_until(lambda: len(rig.node.seen) == 2)
+    assert [(sender, message) for sender, message, _ in rig.node.seen] == [
+        ("n3", GOSSIP),
+        ("n3", PING),
+    ]
+    assert rig.node.stats["refused_cluster"] == 1
+
+
+def test_ghosts_are_told_through_joining_and_leaving(rig: Rig) -> None:
+    """P1. A life that was heard as a stranger's is an earlier one of the member's, too."""
+    push, roster = rig.peer_out(), rig.node.roster
+
+    def say(boot: int, seq: int, sender: str = "n3") -> None:
+        life = boot << m.LIFE_BITS
+        push.send(m.encode_frame(rig.tag, sender, life, 0, [(m.PING, seq)]))
+
+    def ghosts(count: int) -> None:
+        rig.turn_until(lambda: rig.node.stats["frames_of_ghosts"] == count)
+
+    say(5, 1)
+    say(4, 2)
+    ghosts(1)
+    roster.take("n/n3", record(free_ports(1)[0]))
+    roster.take("w/n3", (1, IN, 1, 0))
+    rig.server.turn(0)
+    say(4, 3)
+    ghosts(2)
+    roster.take("w/n3", (2, REMOVED, 1, 0))
+    rig.server.turn(0)
+    say(4, 4)
+    ghosts(3)
+    for number in range(visiting.STRANGERS_MAX + 50):
+        say(1, number, f"x{number}")
+    rig.turn_until(lambda: len(rig.node.seen) == visiting.STRANGERS_MAX + 51)
+    assert len(rig.server._peers._strangers) == visiting.STRANGERS_MAX
+
+
+def test_who_is_blocked_is_blocked_before_and_after_it_joins(faulty: Rig) -> None:
+    """P2."""
+    rig, place, push = faulty, Place(faulty), faulty.peer_out()
+    client = rig.client()
+    client.send(from_client((m.FAULTS, 5, 1000, ["n3"])))
+    rig.receive(client)
+    push.send(m.encode_frame(rig.tag, "n3", 1, 0, [PING]))
+    rig.turn_until(lambda: rig.node.stats["frames_blocked"] == 1)
+    rig.node.roster.take("n/n3", record(place.port))
+    rig.node.outbox += [("n3", PING), (f"@127.0.0.1:{place.port}", GOSSIP)]
+    rig.server.turn(0)
+    rig.server.turn(0)
+    assert rig.node.stats["frames_blocked"] == 3
+    assert (rig.node.seen, rig.node.gone) == ([], [])
+
+
+def test_the_log_says_once_who_came_moved_and_went_and_whether_clients_are_served(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dynamo.server")
+    roster = rig.node.roster
+
+    def said(*items: tuple[str, tuple[Any, ...]]) -> list[str]:
+        caplog.clear()
+        for key, item in items:
+            roster.take(key, item)
+        rig.server.turn(0)
+        rig.server.turn(0)
+        return [record.getMessage() for record in caplog.records]
+
+    assert said() == ["no requests of clients are served: n1 has not heard from another node of "
+                      "its ring yet"]  # fmt: skip
+    roster.confirm()
+    assert said() == ["requests of clients are served"]
+    assert said(("n/n3", record(7101))) == ["a node is known that does not belong to the ring"]
+    assert said(("w/n3", (1, IN, 1, 0))) == ["a node belongs to the ring"]
+    assert said(("n/n3", record(7201, 2))) == ["a node has moved"]
+    assert said(("n/n3", record(7201, 3))) == []
+    assert said(("w/n3", (2, REMOVED, 1, 0))) == ["a node was removed from the ring"]
+    assert said(("w/n1", (2, REMOVED, 1, 0))) == [
+        "no requests of clients are served: n1 was removed from the ring: ask another node",
+        "a node was removed from the ring",
+    ]
+
+
+def test_every_event_of_the_core_has_a_sentence() -> None:
+    core = Path(loop.__file__).parent.parent / "core"
+    noted = set()
+    for file in core.glob("*.py"):
+        noted |= set(re.findall(r'events\.append\(\s*\(\s*"([^"]+)"', file.read_text("utf-8")))
+    assert "up" in noted
+    assert noted - {"malformed"} <= SENTENCES.keys()
+
+
 # --- Start and end ----------------------------------------------------------------------------
 
 
 def test_a_port_in_use_is_named_with_what_to_do(rig: Rig) -> None:
-    second = Server(rig.settings, StubNode())
+    second = Server(rig.settings, StubNode(rig.settings))
     try:
         with pytest.raises(StartError, match=r"client port 127\.0\.0\.1:\d+ is in use"):
             second.open()

@@ -71,7 +71,7 @@ SEEN: dict[str, tuple[str, int, str]] = {
     "hint-erased-on-send": ("short", 29, "I9"),
     "hint-erased-though-it-grew": ("short", 114, "I9"),
     "hint-erased-by-a-refusal": ("short", 99, "I9"),
-    "hints-forgotten-at-restart": ("short", 38, "I9"),
+    "hints-forgotten-at-restart": ("short", 45, "I9"),
     "hints-never-delivered": ("short", 38, "I9"),
     "needed-hint-dropped-at-the-limit": ("short", 76, "I12"),
     "hint-kept-as-an-own-row": ("short", 45, "I5"),
@@ -79,7 +79,7 @@ SEEN: dict[str, tuple[str, int, str]] = {
     "hints-sent-all-at-once": ("short", 62, "I15"),
     "root-not-updated": ("short", 38, "N0"),
     "corrupt-taken-for-absent": ("short", 38, "I6"),
-    "checks-not-checked": ("short", 35, "N0"),
+    "checks-not-checked": ("short", 119, "D1"),
     "long-values-cut": ("short", 38, "I14"),
     "failed-commit-ignored": ("short", 70, "I12"),
     "owners-never-compare": ("short", 29, "I5"),
@@ -101,7 +101,7 @@ SEEN: dict[str, tuple[str, int, str]] = {
     "retried-under-another-id": ("short", 106, "I4"),
     "contexts-not-checked": ("short", 62, "D4"),
     "expired-shown": ("short", 107, "I3"),
-    "frames-not-checked": ("short", 55, "I2"),
+    "frames-not-checked": ("short", 87, "I2"),
     "merge-function-drops": ("short", 96, "I8"),
 }  # fmt: skip
 

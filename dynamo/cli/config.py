@@ -73,6 +73,9 @@ def show_(shell: Shell, config: Path) -> None:
     ]
     shell.print(show.table(("SETTING", "VALUE", "FROM"), rows))
     shell.print()
+    if not members:
+        shell.print("No members listed: it joins the ring of its seeds.")
+        return
     columns = ("MEMBER", "CLIENT", "PEER", "ZONE", ">WEIGHT")
     shell.print(
         show.table(columns, ([str(item) or "–" for item in entry.values()] for entry in members))
@@ -107,6 +110,8 @@ def _settings(path: Path, settings: Settings) -> Iterator[Setting]:
 def _typed(text: str, like: Any) -> Any:
     if isinstance(like, bool):
         return text == "true"
+    if isinstance(like, list):
+        return [part.strip() for part in text.split(",") if part.strip()]
     return int(text) if isinstance(like, int) else text
 
 
@@ -117,6 +122,8 @@ def _shown(item: Setting) -> str:
         return "true" if item.value else "false"
     if isinstance(item.value, int):
         return f"{item.value:,}"
+    if isinstance(item.value, list):
+        return ", ".join(item.value) or "–"
     return str(item.value) or "–"
 
 
@@ -172,6 +179,9 @@ def _print_checked(
     if len(settings.members) == 1:
         node = f"{settings.name}, alone"
     secret = "" if settings.cluster.secret else "; its secret is made at the first start"
+    if not settings.members:
+        node = f"{settings.name}, to join a ring at {show.listed(settings.seeds)}, one"
+        secret = "" if settings.cluster.secret else "; it cannot start without the ring's secret"
     shell.print(
         show.text(
             ("ok", "bold green"),
@@ -190,9 +200,12 @@ def _differences(good: dict[Path, Settings]) -> Iterator[str]:
     places: dict[Path, Path] = {one.data_dir: first}
     for path, other in others:
         for what, here, there in (
-            ("members", sorted(one.members), sorted(other.members)),
+            # A node that joins lists none.
+            ("members", sorted(one.members or other.members), sorted(other.members or one.members)),
             ("cluster name", one.cluster.name, other.cluster.name),
             ("n", one.config.n, other.config.n),
+            ("r", one.config.r, other.config.r),
+            ("w", one.config.w, other.config.w),
             ("partitions", one.config.partitions, other.config.partitions),
             ("secret", one.cluster.secret, other.cluster.secret),
         ):
@@ -213,9 +226,16 @@ def _differences(good: dict[Path, Settings]) -> Iterator[str]:
     dynamo config init                 one node: ./dynamo.toml
     dynamo config init ring --nodes 3  ring/n1.toml, ring/n2.toml, ring/n3.toml
     dynamo config init --nodes 5 --name shop --client-port 8001 --peer-port 8101
+    dynamo config init --join ring/n1.toml   one more node: ring/n4.toml
     """
 )
-@click.argument("directory", type=click.Path(path_type=Path), default=Path("."), metavar="[DIR]")
+@click.argument("directory", type=click.Path(path_type=Path), required=False, metavar="[DIR]")
+@click.option(
+    "--join",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Nodes that join the ring of the node with this file, beside which theirs go.",
+)
 @click.option("--nodes", type=click.IntRange(1, MADE_MAX), default=1, show_default=True)
 @click.option("--name", default="dynamo", show_default=True, help="What the ring is called.")
 @click.option(
@@ -225,18 +245,43 @@ def _differences(good: dict[Path, Settings]) -> Iterator[str]:
     show_default=True,
     help="When a write counts as stored: on disk, within a second, or never.",
 )
-@click.option("--client-port", type=click.IntRange(1, 65_435), default=7001, show_default=True)
-@click.option("--peer-port", type=click.IntRange(1, 65_435), default=7101, show_default=True)
+@click.option(
+    "--zone", default="", help="With --join: replicas go to different zones where they can."
+)
+@click.option(
+    "--client-port",
+    type=click.IntRange(1, 65_435),
+    help="The first one. Default: 7001, or the next one of the ring.",
+)
+@click.option(
+    "--peer-port",
+    type=click.IntRange(1, 65_435),
+    help="The first one. Default: 7101, or the next one of the ring.",
+)
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
-def init(shell: Shell, directory: Path, force: bool, **wanted: Any) -> None:
+def init(
+    shell: Shell,
+    directory: Path | None,
+    join: Path | None,
+    zone: str,
+    force: bool,
+    **wanted: Any,
+) -> None:
     """Write the files of a new ring on this machine, ready for `dynamo node start`.
 
-    With one node the file is dynamo.toml, which `node start` takes by default. Nothing is
-    overwritten without --force, nothing is started, and data goes beside the files.
+    With one node the file is dynamo.toml, which `node start` takes by default. With --join the
+    files are of further nodes for a ring that exists. Nothing is overwritten without --force,
+    nothing is started, and data goes beside the files.
     """
-    from dynamo.cli.firstfiles import write
+    from dynamo.cli.firstfiles import write, write_joiners
 
-    write(shell, directory, force, **wanted)
+    if join is None:
+        if zone:
+            raise click.UsageError("--zone goes with --join; founders have theirs in [[members]]")
+        write(shell, directory or Path("."), force, **wanted)
+    else:
+        del wanted["name"]
+        write_joiners(shell, directory, join, force, zone=zone, **wanted)
 
 
 show_.name = "show"

@@ -2,7 +2,8 @@
 
 0 done · 1 failed, and nothing was done · 2 what was typed cannot work · 3 no node reachable
 4 the key has no value · 5 the ring is not healthy · 6 several concurrent values
-7 outcome unknown: a write may have been applied · 8 refused by a safety check · 130 interrupted
+7 outcome unknown: a write may have been applied · 8 refused by a safety check
+9 a task was aborted or superseded · 130 interrupted
 """
 
 from __future__ import annotations
@@ -29,11 +30,23 @@ UNHEALTHY = 5
 CONFLICT = 6
 UNKNOWN = 7
 REFUSED = 8
+TASK_FAILED = 9
 INTERRUPTED = 130
 
 
 class Refused(DynamoError):
-    """A safety check said no. The text says what would have gone wrong, and how to insist."""
+    """A safety check said no. The text says what would have gone wrong, and how to insist.
+
+    `then`: the command that does what was probably meant, "" if there is none.
+    """
+
+    def __init__(self, message: str, *, then: str = "", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.then = then
+
+
+class TaskEnded(DynamoError):
+    """A task that was waited for has ended, and not by being done."""
 
 
 class Unhealthy(DynamoError):
@@ -50,6 +63,7 @@ class Unfinished(DynamoError, TimeoutError):
 _KINDS: tuple[tuple[type[BaseException], int], ...] = (
     (KeyboardInterrupt, INTERRUPTED),
     (Refused, REFUSED),
+    (TaskEnded, TASK_FAILED),
     (Unhealthy, UNHEALTHY),
     (NotConverged, UNHEALTHY),
     (ConnectionFailed, UNREACHABLE),

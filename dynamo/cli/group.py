@@ -116,6 +116,8 @@ def complain(error: Exception, as_json: bool) -> None:
     ctx = getattr(error, "ctx", None)
     if isinstance(error, click.UsageError) and ctx is not None:
         message += f"\nHelp: {ctx.command_path} --help"
+    if then := getattr(error, "then", ""):
+        message += f"\nNext: {then}"
     key = getattr(error, "key", "")
     if key and getattr(error, "maybe_applied", False):
         message += f"\nSee who holds what: dynamo explain {show.shell_word(show.key_arg(key))}"

@@ -27,6 +27,10 @@ COMMANDS = {
     "health": "dynamo.cli.health:health",
     "ring": "dynamo.cli.ring:ring",
     "hints": "dynamo.cli.status:hints",
+    "gossip": "dynamo.cli.transfers:gossip",
+    "cluster": "dynamo.cli.cluster:cluster",
+    "tasks": "dynamo.cli.tasks:tasks",
+    "transfers": "dynamo.cli.transfers:transfers",
     "node": "dynamo.cli.node:node",
     "config": "dynamo.cli.config:config",
     "sim": "dynamo.cli.sim:sim",
@@ -56,9 +60,15 @@ SECTIONS = {
         "health": "The same as an exit code; waits for a healthy ring",
         "ring": "Show who owns how much, or who owns a key",
         "hints": "Show what is kept for nodes that were away",
+        "gossip": "Show whether all nodes know the same of the ring",
+    },
+    "Changing the ring": {
+        "cluster": "Grow, shrink and repair it: stage, plan, commit",
+        "tasks": "Show committed changes; follow, abort or resume one",
+        "transfers": "Show what moves from node to node, and what waits",
     },
     "Nodes": {
-        "node": "Run a node, or stop one",
+        "node": "Run a node, drain it, or stop it",
         "config": "Write, check and show the files of nodes",
     },
     "More": {

@@ -1,4 +1,4 @@
-"""`dynamo node`: run a node, and stop one."""
+"""`dynamo node`: run a node, drain it, and stop it."""
 
 from __future__ import annotations
 
@@ -23,35 +23,46 @@ CONFIG = click.option(
     examples="""
     dynamo node start                  the node of ./dynamo.toml, until Ctrl-C or SIGTERM
     dynamo node start -c ring/n1.toml
+    dynamo node start -c n4.toml --join 127.0.0.1:7101
+    dynamo node drain n1
     dynamo node stop -c ring/n1.toml
     """
 )
 def node() -> None:
-    """Run a node of the ring, or stop one."""
+    """Run a node of the ring, drain it, or stop it."""
 
 
 @command(
     examples="""
     dynamo node start                  the node of ./dynamo.toml
     dynamo node start -c ring/n1.toml
+    dynamo node start -c n4.toml --join 127.0.0.1:7101
     DYNAMO_NODE_DURABILITY=interval dynamo node start -c ring/n1.toml
     """
 )
 @CONFIG
 @click.option(
+    "--join",
+    multiple=True,
+    metavar="HOST:PORT",
+    help="Join the ring of the node with this peer address; for a file without [[members]].",
+)
+@click.option(
     "--exit-with-stdin",
     is_flag=True,
     help="Stop when stdin ends, so that the node does not outlive what started it.",
 )
-def start(shell: Shell, config: Path, exit_with_stdin: bool) -> int:
+def start(shell: Shell, config: Path, join: tuple[str, ...], exit_with_stdin: bool) -> int:
     """Run one node in the foreground until SIGTERM or Ctrl-C.
 
-    Prints one JSON line when it serves. No file yet? `dynamo config init` writes one.
+    Prints one JSON line when it serves. No file yet? `dynamo config init` writes one, also for a
+    node that is to join a ring. Such a node is known to the ring from then on, and gets its part
+    of the keys once `dynamo cluster join` has been planned and committed.
     """
     # Imported here: this is all that the process of a node needs of the command line.
     from dynamo.server.main import start as run
 
-    return run(config, exit_with_stdin)
+    return run(config, exit_with_stdin, join)
 
 
 @command(
@@ -73,5 +84,25 @@ def stop(shell: Shell, config: Path, force: bool) -> int:
     return run(shell, config, force)
 
 
-node.add_command(start)
-node.add_command(stop)
+@command(
+    examples="""
+    dynamo node drain n3               before a planned stop
+    dynamo node drain n3 --off         take requests again
+    """
+)
+@click.argument("name", metavar="NODE")
+@click.option("--off", is_flag=True, help="The opposite.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+def drain(shell: Shell, name: str, off: bool, dry_run: bool) -> int:
+    """Let NODE take no more requests of clients, and deliver the hints that it keeps.
+
+    Returns once it owes nothing, but to nodes that are down. It stays a member, and its copies stay
+    with it: for good it goes with `dynamo cluster leave`.
+    """
+    from dynamo.cli.draining import drain as run
+
+    return run(shell, name, off, dry_run)
+
+
+for verb in (start, drain, stop):
+    node.add_command(verb)

@@ -3,40 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
-from dynamo.cli import show
+from dynamo.cli import ringpicture, show
+from dynamo.cli.membership import Membership, membership
 from dynamo.cli.shared import BUCKET, Ring, Shell, command
 from dynamo.cli.survey import STATE_STYLES, Survey, survey
-
-SIGNS = "123456789abcdefghijklmnopqrstuvwxyz"
-COLOURS = ("cyan", "magenta", "green", "yellow", "blue", "bright_red", "bright_cyan", "white")
-ROW, CELLS_MAX = 64, 1024
 
 
 @command(
     examples="""
     dynamo ring                        how much each node owns, and a picture
     dynamo ring --key cart:7           where a key lies
+    dynamo ring --svg ring.svg         the picture as a file, for a browser
     """
 )
 @click.option("--key", type=show.KeyText(), metavar="KEY", help="Show where this key lies.")
+@click.option("--svg", type=click.Path(path_type=Path), metavar="FILE", help="Draw it there.")
 @BUCKET
-def ring(shell: Shell, key: str | bytes | None, bucket: str | None) -> None:
+def ring(shell: Shell, key: str | bytes | None, svg: Path | None, bucket: str | None) -> None:
     """Show who owns what.
 
     PRIMARY is the part of all keys of which a node is the first owner; REPLICA the part of which
-    it holds a copy.
+    it holds a copy, which is so much OF ITS SHARE by weight and zones.
     """
+    if key is not None and svg is not None:
+        raise click.UsageError("--svg draws the whole ring: leave out --key")
     found = survey(shell)
     if key is not None:
         _show_key(shell, found, place(found.ring, full_key(shell, key, bucket)))
-    elif shell.json:
-        shell.emit(_as_json(found))
+        return
+    known = membership(shell, found)
+    if svg is not None:
+        from dynamo.cli.ringsvg import svg as drawn
+
+        svg.write_text(drawn(ringpicture.picture(found, known)), "utf-8")
+    if shell.json:
+        shell.emit(_as_json(found, known) | ({"svg": str(svg)} if svg else {}))
+    elif svg is not None:
+        shell.print(f"Drawn: {show.escaped(str(svg))}")
     else:
-        _show_ring(shell, found)
+        ringpicture.draw(shell, ringpicture.picture(found, known))
 
 
 # --- a key ----------------------------------------------------------------------------------------
@@ -105,7 +115,7 @@ def _chain(names: Sequence[str], states: dict[str, str]) -> list[str | tuple[str
 # --- all keys -------------------------------------------------------------------------------------
 
 
-def _as_json(found: Survey) -> dict[str, Any]:
+def _as_json(found: Survey, known: Membership) -> dict[str, Any]:
     ring, shares = found.ring, found.shares()
     return {
         "cluster": ring.cluster,
@@ -117,54 +127,12 @@ def _as_json(found: Survey) -> dict[str, Any]:
                 "name": name,
                 "address": str(address),
                 "state": found.state(name),
+                "wish": known.wish(name),
                 "primary": shares[name][0],
                 "replica": shares[name][1],
             }
             for name, address in ring.nodes.items()
         ],
         "owners": [list(names) for names in ring.owners],
+        "moving": known.moving,
     }
-
-
-def _show_ring(shell: Shell, found: Survey) -> None:
-    ring, shares = found.ring, found.shares()
-    signs = {name: SIGNS[at % len(SIGNS)] for at, name in enumerate(ring.nodes)}
-    styles = {name: COLOURS[at % len(COLOURS)] for at, name in enumerate(ring.nodes)}
-    shell.print(
-        f"Cluster {show.escaped(ring.cluster)}   N={ring.n}   ring v{ring.version}   "
-        f"{ring.partitions:,} partitions\n"
-    )
-    largest = max(primary for primary, _ in shares.values()) or 1
-    rows = []
-    for name in ring.nodes:
-        primary, replica = shares[name]
-        state = found.state(name)
-        bar = "█" * max(1, round(24 * primary / largest)) if primary else ""
-        rows.append(
-            (
-                show.text((signs[name], styles[name])),
-                name,
-                show.text((state.upper() if state == "down" else state, STATE_STYLES[state])),
-                f"{100 * primary:.1f} %",
-                f"{100 * replica:.1f} %",
-                show.text((bar, styles[name])),
-            )
-        )
-    shell.print(show.table(("", "NODE", "STATE", ">PRIMARY", ">REPLICA", ""), rows))
-    shell.print()
-    _draw_arcs(shell, ring, signs, styles)
-
-
-def _draw_arcs(shell: Shell, ring: Ring, signs: dict[str, str], styles: dict[str, str]) -> None:
-    """The arcs in order, each as the sign of its first owner."""
-    per_cell = -(-ring.partitions // CELLS_MAX)
-    cells = [ring.owners[arc][0] for arc in range(0, ring.partitions, per_cell)]
-    what = "an arc" if per_cell == 1 else f"{per_cell} arcs (the first is shown)"
-    shell.print(f"Clockwise, one sign for {what}, by first owner:")
-    for start in range(0, len(cells), ROW):
-        row = cells[start : start + ROW]
-        shell.print(
-            show.text(
-                (f"{start * per_cell:>6}  ", "dim"), *((signs[name], styles[name]) for name in row)
-            )
-        )

@@ -189,11 +189,12 @@ class Shell:
 
 def error_json(error: Exception) -> dict[str, Any]:
     """What stderr carries with --json when a command fails."""
+    then = getattr(error, "then", "")
     return {
         "error": type(error).__name__,
         "message": sentence(error),
         "maybe_applied": bool(getattr(error, "maybe_applied", False)),
-    }
+    } | ({"try": then} if then else {})
 
 
 def sentence(error: Exception) -> str:

@@ -219,6 +219,13 @@ def lively(stream: IO[str]) -> bool:
     return stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
+def columns() -> int:
+    """How wide stdout is."""
+    if sys.stdout.isatty() or "COLUMNS" in os.environ:
+        return shutil.get_terminal_size().columns
+    return PIPE_COLUMNS
+
+
 def console(stderr: bool = False) -> Console:
     """Where renderables go. NO_COLOR, FORCE_COLOR and TERM=dumb are honoured by rich."""
     from rich.console import Console
@@ -267,6 +274,16 @@ def text(*parts: str | tuple[str, str]) -> Text:
         else:
             line.append(escaped(part[0]), part[1])
     return line
+
+
+def notes(rows: Iterable[tuple[tuple[str, str], str]]) -> Table:
+    """Marks with their styles, and sentences that wrap beside them."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2, 0, 0))
+    for mark, sentence in rows:
+        made.add_row(text(mark), escaped(sentence))
+    return made
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:

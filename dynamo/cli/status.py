@@ -6,6 +6,9 @@ import time
 from typing import Any
 
 from dynamo.cli import show
+from dynamo.cli.changing import words
+from dynamo.cli.membership import GONE, Membership, membership
+from dynamo.cli.membership import as_json as membership_json
 from dynamo.cli.shared import Shell, command
 from dynamo.cli.survey import (
     STATE_STYLES,
@@ -17,6 +20,9 @@ from dynamo.cli.survey import (
     survey,
     verdict,
 )
+
+# Columns of a terminal from which a table may have all of its own.
+WIDE = 100
 
 
 @command(
@@ -32,17 +38,22 @@ def status(shell: Shell) -> None:
     The exit code is 0 whatever the state: for scripts there is `dynamo health`.
     """
     found = survey(shell)
-    judged = verdict(found)
+    known = membership(shell, found)
+    judged = verdict(found, known.changes(), known.closed())
     if shell.json:
-        shell.emit(as_json(found, judged))
+        shell.emit(as_json(found, known, judged))
         return
-    _print_head(shell, found)
-    shell.print(_node_table(found))
+    _print_head(shell, found, known)
+    shell.print(_node_table(found, known))
     shell.print()
-    print_verdict(shell, judged, _next_step(found, judged))
+    if known.staged:
+        staged = "; ".join(map(words, known.staged))
+        shell.print(show.text(("Staged", "bold"), f", and not committed: {staged}."))
+        shell.print()
+    print_verdict(shell, judged, _next_step(found, known, judged))
 
 
-def as_json(found: Survey, judged: Verdict) -> dict[str, Any]:
+def as_json(found: Survey, known: Membership, judged: Verdict) -> dict[str, Any]:
     """What `status` and `health` give to scripts."""
     ring, shares = found.ring, found.shares()
     nodes = []
@@ -52,6 +63,7 @@ def as_json(found: Survey, judged: Verdict) -> dict[str, Any]:
             "name": name,
             "address": str(address),
             "state": found.state(name),
+            "wish": known.wish(name),
             "answers": name in found.answers,
             "silent_s": found.silent_s(name),
         }
@@ -69,53 +81,98 @@ def as_json(found: Survey, judged: Verdict) -> dict[str, Any]:
             "r": found.r,
             "w": found.w,
         },
+        "changes": membership_json(known),
         "verdict": judged.level,
         "message": judged.sentence,
         "problems": judged.problems,
     }
 
 
-def _print_head(shell: Shell, found: Survey) -> None:
+def _print_head(shell: Shell, found: Survey, known: Membership) -> None:
     ring = found.ring
     up = sum(state == "up" for state in found.states().values())
-    versions = {answer["ring"]["version"] for answer in found.answers.values()}
-    agree = "" if len(versions) < 2 else f" (not all agree: {sorted(versions)})"
+    agree = _agreement(found, known)
     shell.print(
         show.text(
             ("Cluster ", ""),
             (ring.cluster, "bold"),
             f"   {show.plural(len(ring.nodes), 'node')}, {up} up   N={ring.n} R={found.r} "
-            f"W={found.w}   ring v{ring.version}{agree}   {ring.partitions:,} partitions",
+            f"W={found.w}   ring v{ring.version}{agree}   {ring.partitions:,} arcs",
         )
     )
     shell.print()
 
 
-def _node_table(found: Survey) -> Any:
-    shares = found.shares()
-    rows = []
-    for name, address in found.ring.nodes.items():
-        answer = found.answers.get(name)
-        state = found.state(name)
-        shown = state.upper() if state == "down" else state
-        silent_s = found.silent_s(name)
-        if state != "up" and silent_s is not None:
-            shown += f" {show.span(silent_s)}"
-        if answer is not None and state == "up" and not answer["ready"]:
-            shown += ", comparing"
-        rows.append(
-            (
-                name,
-                str(address),
-                show.text((shown, STATE_STYLES[state])),
-                show.span(answer["up_ms"] / 1000) if answer and "up_ms" in answer else "–",
-                f"{answer['keys']:,}" if answer else "–",
-                *(f"{100 * share:.1f} %" for share in shares[name]),
-                _held(answer) if answer else "–",
-            )
-        )
-    columns = ("NODE", "ADDRESS", "STATE", ">UP FOR", ">KEYS", ">PRIMARY", ">REPLICA", "HINTS HELD")
+def _agreement(found: Survey, known: Membership) -> str:
+    """Whether all that answered know the same ring."""
+    sides = known.sides()
+    if sides:
+        if len(sides) == 1:
+            return " (all agree)"
+        if known.moving:  # every arc that moves is news to somebody
+            return f" ({len(sides)} views)"
+        return f" (not all agree: {show.split(sides)})"
+    versions = {answer["ring"]["version"] for answer in found.answers.values()}
+    return "" if len(versions) < 2 else f" (not all agree: {sorted(versions)})"
+
+
+def _node_table(found: Survey, known: Membership) -> Any:
+    # While the ring changes there is more to say of states, and 80 columns hold no more.
+    brief = bool(known.moving) and show.columns() < WIDE
+    rows = [_member(found, known, name, part) for name, part in found.shares().items()]
+    rows += [
+        _outsider(known.members[name]) for name in known.outside if name not in found.ring.nodes
+    ]
+    columns = ["NODE", "ADDRESS", "STATE", ">UP FOR", ">KEYS", ">PRIMARY", ">REPLICA", "HINTS HELD"]
+    if brief:
+        columns = [*columns[:3], *columns[4:]]
+        rows = [(*row[:3], *row[4:]) for row in rows]
     return show.table(columns, rows)
+
+
+def _member(
+    found: Survey, known: Membership, name: str, shares: tuple[float, float]
+) -> tuple[Any, ...]:
+    answer = found.answers.get(name)
+    state = found.state(name)
+    shown = state.upper() if state == "down" else state
+    silent_s = found.silent_s(name)
+    if state != "up" and silent_s is not None:
+        shown += f" {show.span(silent_s)}"
+    if answer is not None and state == "up" and not answer["ready"]:
+        shown += ", comparing"
+    if answer is not None and answer.get("draining"):
+        shown += ", drained"
+    return (
+        name,
+        str(found.ring.nodes[name]),
+        show.text((shown, STATE_STYLES[state]), *_wish_of(known, name)),
+        show.span(answer["up_ms"] / 1000) if answer and "up_ms" in answer else "–",
+        f"{answer['keys']:,}" if answer else "–",
+        *(f"{100 * share:.1f} %" for share in shares),
+        _held(answer) if answer else "–",
+    )
+
+
+def _wish_of(known: Membership, name: str) -> list[tuple[str, str]]:
+    """What becomes of a node, and how many arcs it has yet to take in and to give away."""
+    wish = known.wish(name)
+    gains, loses = known.balance_of(name)
+    parts = [(f", {wish}", "bold cyan")] if wish else []
+    moves = " ".join([*([f"+{gains:,}"] if gains else []), *([f"−{loses:,}"] if loses else [])])
+    if moves:
+        parts.append((f" {moves}" if wish else f", {moves}", "cyan"))
+    return parts
+
+
+def _outsider(member: dict[str, Any]) -> tuple[Any, ...]:
+    """A node that runs and knows the ring, and owns nothing."""
+    state = member["state"]
+    shown = show.text(
+        (state.upper() if state == "down" else state, STATE_STYLES.get(state, "")),
+        (", outside", "dim"),
+    )
+    return (member["node"], member["address"], shown, *("–" for _ in range(5)))
 
 
 def _held(answer: dict[str, Any]) -> str:
@@ -132,15 +189,32 @@ def print_verdict(shell: Shell, judged: Verdict, then: str = "") -> None:
         shell.say(f"\nNext: {then}")
 
 
-def _next_step(found: Survey, judged: Verdict) -> str:
-    silent = found.silent
+def _next_step(found: Survey, known: Membership, judged: Verdict) -> str:
+    silent = [name for name in found.silent if known.wish(name) not in GONE]
     if silent:
-        return f"dynamo node start -c FILE for {show.listed(silent)}, then dynamo health --wait 30s"
+        start = (
+            f"dynamo node start -c FILE for {show.listed(silent)}, then dynamo health --wait 30s"
+        )
+        gone = f"or, if {_it(silent)} will not come back: dynamo cluster remove {silent[0]}"
+        return f"{start}\n      {gone}"
     if len(found.sides()) > 1:
         return "mend the network, then dynamo health --wait 30s"
+    drained = [name for name, answer in found.answers.items() if answer.get("draining")]
+    if drained:
+        return f"stop {drained[0]}, or dynamo node drain {drained[0]} --off"
+    if known.running:
+        return f"dynamo tasks {known.running[0]['task']} --wait, or dynamo transfers"
     if found.hints_for():
         return "dynamo hints"
+    if known.staged:
+        return "dynamo cluster plan"
+    if known.outside and not judged.problems:
+        return f"dynamo cluster join {known.outside[0]}"
     return "dynamo health --wait 30s" if judged.problems else ""
+
+
+def _it(names: list[str]) -> str:
+    return "it" if len(names) == 1 else "one"
 
 
 # --- hints --------------------------------------------------------------------------------------

@@ -68,16 +68,16 @@ def _check(shell: Shell, settings: Settings) -> None:
     A ring of one node has no other to wait for. A node that does not serve, or a ring that nobody
     can ask, loses nothing by a stop.
     """
-    if len(settings.members) == 1:
-        return
     if shell.url is None:
-        seeds = ",".join(f"{member.host}:{member.client_port}" for member in settings.members)
-        shell.url = f"dynamo://{seeds}"
+        listed = [f"{member.host}:{member.client_port}" for member in settings.members]
+        # Itself first: who belongs to the ring by now is in no file.
+        seeds = dict.fromkeys([str(settings.client), *listed])
+        shell.url = f"dynamo://{','.join(seeds)}"
     try:
         found = survey(shell)
     except ConnectionError:
         return
-    if settings.name in found.answers:
+    if len(found.ring.nodes) > 1 and settings.name in found.answers:
         refuse_if_needed(found, settings.name)
 
 

@@ -11,7 +11,7 @@ off).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from dynamo.cli import show
@@ -153,9 +153,11 @@ def ask_those(shell: Shell, found: Survey, what: str) -> Answers:
 
 # --- the verdict --------------------------------------------------------------------------------
 
-HEALTHY, RECOVERING, DEGRADED, CRITICAL = "healthy", "recovering", "degraded", "critical"
+HEALTHY, CHANGING, RECOVERING = "healthy", "changing", "recovering"
+DEGRADED, CRITICAL = "degraded", "critical"
 STYLES = {
     HEALTHY: "bold green",
+    CHANGING: "bold cyan",
     RECOVERING: "bold yellow",
     DEGRADED: "bold yellow",
     CRITICAL: "bold red",
@@ -171,9 +173,14 @@ class Verdict(NamedTuple):
     problems: list[str]
 
 
-def verdict(found: Survey) -> Verdict:
-    """Whether anything is wrong, and what it means for keys."""
-    problems = [*_node_problems(found), *_hint_problems(found)]
+def verdict(found: Survey, changes: Sequence[str] = (), closed: Sequence[str] = ()) -> Verdict:
+    """Whether anything is wrong, and what it means for keys.
+
+    `changes`: what keeps the ring from being at rest, `closed`: members that refuse requests (see
+    `membership`).
+    """
+    troubles = [*_node_problems(found), *_hint_problems(found), *closed]
+    problems = [*troubles, *changes]
     states, away = found.states(), found.away
     who, live = _who(found), len(states) - len(away)
     if live < found.w:
@@ -196,9 +203,12 @@ def verdict(found: Survey) -> Verdict:
         how = f"what {'it misses' if len(away) == 1 else 'they miss'} is kept as hints"
         text = f"{who}; all keys are readable and writable, and {how}."
         return Verdict(DEGRADED, text, problems)
-    if problems:
+    if troubles:
         text = "all keys are readable and writable; not all is in place."
         return Verdict(RECOVERING, text, problems)
+    if problems:
+        text = "all keys are readable and writable, while the ring changes."
+        return Verdict(CHANGING, text, problems)
     count = len(states)
     every = "the node is" if count == 1 else f"all {count} nodes are"
     return Verdict(HEALTHY, f"{every} up, and no hint waits.", problems)

@@ -2,8 +2,15 @@
 
 The question is always RING. Before anything is known the seeds get it in turn, the next one as
 soon as one refuses or has been silent for `ASK_MS`; any one answer is enough. Later a healthy
-member gets it every `REFRESH_MS` under traffic, and when a node fails. An avoided node gets it as
-a probe, now and then: an answer ends the avoiding without risking a user's request on it.
+member gets it every `REFRESH_MS` under traffic, and at once when a node fails or says that it does
+not belong to the ring: the ring may have moved on. When no member is healthy the seeds are asked
+again, for every node that was known may have been replaced while this client slept.
+
+The question says which version is known. A node that has no later one leaves the owners out of its
+answer, which is most of it, so that asking once a second costs next to nothing.
+
+An avoided node gets the question as a probe, now and then: an answer ends the avoiding without
+risking a user's request on it.
 """
 
 from __future__ import annotations
@@ -17,8 +24,8 @@ from dynamo.core import messages as m
 from dynamo.core.messages import Malformed, Message
 
 ASK_MS = 100
-REFRESH_MS = 10_000
-REFRESH_MS_MIN = 1_000  # between two questions, however many nodes fail
+REFRESH_MS = 1_000
+HURRY_MS = 100  # between two questions, however many nodes fail
 
 
 class Finder:
@@ -26,7 +33,7 @@ class Finder:
 
     __slots__ = (
         "_asked_ms",
-        "_heard_ms",
+        "_hurried",
         "_next",
         "_outbox",
         "_raw",
@@ -47,7 +54,7 @@ class Finder:
         self._outbox = outbox
         self._raw: Message = ()
         self._asked_ms = -NEVER_MS
-        self._heard_ms = 0
+        self._hurried = False  # somebody wants the ring asked for as soon as that may be
         self._next = 0
 
     def addresses(self) -> list[str]:
@@ -71,6 +78,7 @@ class Finder:
             self._next += 1
         self.probe(now_ms, node)
         self._asked_ms = now_ms
+        self._hurried = False
         if self.ring is None:
             self.due_ms = now_ms + ASK_MS
 
@@ -87,32 +95,58 @@ class Finder:
             self.due_ms = min(self.due_ms, max(node.blocked_ms, now_ms + 1))
 
     def refresh(self, now_ms: int, after_ms: int = 0) -> None:
-        """Ask a healthy member, if the ring was last heard of longer than `after_ms` ago."""
-        if self.ring is None or now_ms - self._asked_ms < REFRESH_MS_MIN:
+        """Ask a healthy member, or a seed, if the last question is longer ago than `after_ms`.
+
+        A question that comes too soon after another one is asked a little later.
+        """
+        if self.ring is None:
             return
-        if now_ms - self._heard_ms <= after_ms:
+        self._hurried = self._hurried or not after_ms
+        waited_ms = now_ms - self._asked_ms
+        if waited_ms < HURRY_MS:
             return
         nodes = [self.nodes[address] for address in self.addresses()]
         healthy = [node for node in nodes if not node.avoided]
-        if healthy:
+        if not healthy:
+            self.ask(now_ms)
+        elif self._hurried or waited_ms >= after_ms:
             self._next += 1
             self.ask(now_ms, healthy[self._next % len(healthy)])
+
+    def outsiders(self) -> list[Node]:
+        """Known nodes that the ring does not name: those that left it, and seeds elsewhere."""
+        inside = dict.fromkeys(self.addresses())
+        return [node for address, node in self.nodes.items() if address not in inside]
+
+    def forget(self, node: Node) -> None:
+        """Nothing waits for this outsider any more; a seed may be needed again."""
+        node.waiting.clear()
+        node.outbox.clear()
+        if node not in self.seeds:
+            self.nodes.pop(node.address, None)
 
     def learn(self, now_ms: int, node: Node, message: Message) -> bool:
         """Take in an answer; True if there is a new ring. Raises Malformed if it makes none."""
         if message[0] != m.RING_IS:
             self.unanswered(now_ms, node)
             return False
-        self._heard_ms = now_ms
         if message[2:] == self._raw:
             return False
         if self.ring is not None and message[3] < self.ring.version:
             return False  # from a node that is behind
+        if self._same(message):
+            return False
         try:
-            self.ring = Ring(message, self.nodes)
+            self.ring = Ring(message, self.nodes, self.ring)
         except Malformed as error:
             node.note = f"answered, but {error}"
             raise
         self._raw = message[2:]
         self.due_ms = NEVER_MS
         return True
+
+    def _same(self, message: Message) -> bool:
+        """Whether an answer without owners tells nothing new of the nodes either."""
+        if self.ring is None or message[9] or message[3] != self.ring.version:
+            return False
+        return not message[8] or message[8] == self._raw[6]

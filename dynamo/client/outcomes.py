@@ -29,8 +29,11 @@ _NOTHING_DONE: dict[int, type[errors.OperationError]] = {
     m.OVERLOADED: errors.Overloaded,
     m.DISK_FULL: errors.DiskFull,
     m.NOT_READY: errors.QuorumUnavailable,
+    m.NOT_A_MEMBER: errors.QuorumUnavailable,
 }
 RETRIED = frozenset((m.TIMED_OUT, *_NOTHING_DONE))
+# About the node and not about the request: another one answers instead.
+ELSEWHERE = frozenset((m.NOT_READY, m.NOT_A_MEMBER))
 
 
 def shown_key(full: bytes) -> str | bytes:
@@ -146,6 +149,18 @@ def unreachable(op: Op, now_ms: int, nodes: Iterable[Node]) -> errors.Connection
         seeds,
         hint="Are the nodes running, and are these their client ports?",
     )
+
+
+def tells_more(failed: Message, known: tuple[Node, Message] | None) -> bool:
+    """Whether a refusal is to be told rather than the one known so far.
+
+    Of several timeouts the one that got furthest; and that some node could not serve anybody only
+    if there is nothing else to tell.
+    """
+    if known is None or known[1][2] in ELSEWHERE:
+        return True
+    code = failed[2]
+    return code not in ELSEWHERE and (code != m.TIMED_OUT or failed[5] >= known[1][5])
 
 
 def late(op: Op, now_ms: int) -> errors.QuorumTimeout:

@@ -16,12 +16,15 @@ from dynamo.core.messages import Malformed, Message
 if TYPE_CHECKING:
     from dynamo.client.op import Op, Try
 
+NEVER_MS = 1 << 60
 PROBE_MS_MIN = 100
 PROBE_MS_MAX = 4_000
 BLOCK_MS_MAX = 64
 # A node that was never reached may need this long for its first connection; before that its
 # refusals say nothing.
 GRACE_MS = 150
+# A node that said it does not belong to the ring is not believed to be back because it answers.
+OUTSIDE_MS = 1_000
 _MEMBERS_MAX = 4_096
 
 
@@ -38,6 +41,7 @@ class Node:
         "name",
         "note",
         "outbox",
+        "outside_ms",
         "probe_ms",
         "probe_req",
         "reached",
@@ -61,6 +65,7 @@ class Node:
         self.blocked_ms = 0  # nothing can be handed over before
         self.refused_ms = -1  # when it first refused a frame, since it was last reachable
         self.answered_ms = -1
+        self.outside_ms = 0  # it is no member, by its own word, until then
         self.note = "not tried"  # the reason given when nobody can be reached
 
     def __repr__(self) -> str:
@@ -72,6 +77,18 @@ class Node:
         self.failures += 1
         self.avoided = True
         self.probe_ms = now_ms + min(PROBE_MS_MIN << min(self.failures - 1, 10), PROBE_MS_MAX)
+
+    def outside(self, now_ms: int) -> None:
+        """It says that it does not belong to the ring: ask others first."""
+        self.failed(now_ms)
+        self.outside_ms = now_ms + OUTSIDE_MS
+        self.note = "does not belong to the ring"
+
+    def answered(self, now_ms: int) -> None:
+        """A message of it came."""
+        self.answered_ms = now_ms
+        if self.failures and now_ms >= self.outside_ms:
+            self.alive()
 
     def alive(self) -> None:
         """It answered, or its connection came up."""
@@ -106,8 +123,13 @@ class Ring:
         "w",
     )
 
-    def __init__(self, message: Message, nodes: dict[str, Node]) -> None:
-        """Raises Malformed for a message that makes no ring. `nodes` keep what is known."""
+    def __init__(
+        self, message: Message, nodes: dict[str, Node], before: Ring | None = None
+    ) -> None:
+        """Raises Malformed for a message that makes no ring. `nodes` keep what is known.
+
+        An answer without owners means those of `before`, the ring of the same version.
+        """
         _, _, cluster, version, n, partitions, r, w, members, owners, limits = message
         self.cluster: str = cluster
         self.version: int = version
@@ -117,9 +139,16 @@ class Ring:
         self.w: int = w or n // 2 + 1
         if not 1 <= len(members) <= _MEMBERS_MAX or n < 1 or not 1 <= partitions <= 1 << 16:
             raise Malformed("a ring without members, replicas or arcs")
-        self.nodes = tuple(_node(member, nodes) for member in members)
+        listed = tuple(_node(member, nodes) for member in members)
+        self.nodes = tuple(node for node in listed if node.address)
+        if not self.nodes:
+            raise Malformed("a ring in which no node has an address")
         self.by_name = {node.name: node for node in self.nodes}
-        self.owners = _unpack(owners, partitions, self.nodes)
+        self.owners: list[tuple[Node, ...]]
+        if not owners and before is not None and before.version == version:
+            self.owners = _renamed(before.owners, {node.name: node for node in listed})
+        else:
+            self.owners = _unpack(owners, partitions, listed)
         known = [limit for limit in limits[:3] if type(limit) is int and limit > 0]
         if len(known) < 3:
             raise Malformed("a ring without limits")
@@ -133,7 +162,7 @@ class Ring:
         for node in self.nodes:
             if not node.avoided and node not in asked:
                 return node
-        candidates = (*self.owners[arc], *self.nodes)
+        candidates = [node for node in (*self.owners[arc], *self.nodes) if node.address]
         return min(candidates, key=lambda node: (node.avoided, asked.count(node), node.blocked_ms))
 
     def pinned(self, name: str, nodes: dict[str, Node]) -> Node:
@@ -154,12 +183,34 @@ def _node(member: Any, nodes: dict[str, Node]) -> Node:
     name, host, port = member[:3]
     if type(name) is not str or type(host) is not str or type(port) is not int:
         raise Malformed("a member is [name, host, port]")
+    if not host or not 0 < port < 1 << 16:
+        return _nowhere(name)
     address = f"[{host}]:{port}" if ":" in host and host[0] != "[" else f"{host}:{port}"
     node = nodes.get(address)
     if node is None:
         node = nodes[address] = Node(address, name)
     node.name = name
     return node
+
+
+def _nowhere(name: str) -> Node:
+    """An owner of which nobody knows where it is: it counts as one, and is never asked."""
+    node = Node("", name)
+    node.avoided = True
+    node.probe_ms = node.blocked_ms = NEVER_MS
+    return node
+
+
+def _renamed(owners: list[tuple[Node, ...]], by_name: dict[str, Node]) -> list[tuple[Node, ...]]:
+    """The same owners, wherever they are now."""
+    shared: dict[tuple[Node, ...], tuple[Node, ...]] = {}
+    try:
+        for arc in owners:
+            if arc not in shared:
+                shared[arc] = tuple(by_name[node.name] for node in arc)
+    except KeyError as missing:
+        raise Malformed(f"a list of nodes without the owner {missing}") from None
+    return [shared[arc] for arc in owners]
 
 
 def _unpack(owners: bytes, partitions: int, nodes: tuple[Node, ...]) -> list[tuple[Node, ...]]:

@@ -17,7 +17,9 @@ early, at 8 times the node's usual latency, from a budget of one read in sixteen
 double the load of a ring that is slow because it is loaded.
 
 Routing. The first owner in the arc's preference list that is not avoided, the same for all
-operations on a key, for read-your-writes; then the other owners; then any node.
+operations on a key, for read-your-writes; then the other owners; then any node. Nodes come and go
+while the client runs: who is not in the ring any more is asked nothing new, its answers still
+count, and it is forgotten when none is waited for (`let_go`).
 
 maybe_applied. A put may have happened as soon as a try of it was handed over and no definite
 answer says otherwise:
@@ -162,10 +164,13 @@ class Session:
 
     def unsent(self, now_ms: int, address: str, messages: list[Message]) -> None:
         """The driver could not hand over a batch of `outgoing`: nobody will ever see it."""
-        node = self._nodes[address]
+        node = self._nodes.get(address)
+        if node is None:
+            return
         first = node.refused(now_ms)
         if not first and not node.avoided:
             node.failed(now_ms)
+            self._finder.refresh(now_ms)
         for message in messages:
             item = node.waiting.pop(message[1], None)
             if item is None:
@@ -208,10 +213,10 @@ class Session:
         self, now_ms: int, address: str, messages: Iterable[Message], tag: bytes = b""
     ) -> None:
         """Answers of a node, already decoded. `tag` is pinned with the first ring."""
-        node = self._nodes[address]
-        node.answered_ms = now_ms
-        if node.failures:
-            node.alive()
+        node = self._nodes.get(address)
+        if node is None:
+            return
+        node.answered(now_ms)
         for message in messages:
             item = node.waiting.pop(message[1], None)
             if item is None:
@@ -236,17 +241,20 @@ class Session:
 
     def _refused(self, now_ms: int, op: Op, node: Node, failed: Message) -> None:
         code, maybe, retry_after_ms = failed[2], failed[8], failed[9]
-        known = op.failure
-        if known is None or code != m.TIMED_OUT or failed[5] >= known[1][5]:
-            op.failure = (node, failed)  # of several timeouts the one that got furthest is told
+        if outcomes.tells_more(failed, op.failure):
+            op.failure = (node, failed)
         if maybe:
             op.uncertain = True
         if code not in outcomes.RETRIED:
             self._end(now_ms, op, error=outcomes.refused(op, node, failed, now_ms))
             return
-        if code == m.NOT_READY:
+        if code in outcomes.ELSEWHERE:
             op.asked.remove(node)  # it does not count: a ring that starts has many of them
-            node.failed(now_ms)
+            if code == m.NOT_A_MEMBER:
+                node.outside(now_ms)
+                self._finder.refresh(now_ms)
+            else:
+                node.failed(now_ms)
         self._again(now_ms, op, retry_after_ms)
 
     def _again(self, now_ms: int, op: Op, at_least_ms: int) -> None:
@@ -300,16 +308,26 @@ class Session:
         node.alive()
         for op in list(node.resting):
             self._route(now_ms, op)
-        if self.ring is None and self._parked and not node.waiting:
+        seeking = self._parked if self.ring is None else self.in_flight and self._outside(node)
+        if seeking and not node.waiting:
             self._finder.ask(now_ms, node)
+
+    def _outside(self, node: Node) -> bool:
+        return self.ring is not None and node not in self.ring.nodes
 
     def addresses(self) -> list[str]:
         """Every node that may be needed: the members, or the seeds while there is no ring."""
         return self._finder.addresses()
 
-    def busy(self, address: str) -> bool:
-        """Whether answers of this node are still waited for."""
-        return bool(self._nodes[address].waiting)
+    def let_go(self, address: str) -> bool:
+        """Forget a node that is not needed any more; False while a request waits for it."""
+        node = self._nodes.get(address)
+        if node is None:
+            return True
+        if node.resting or any(item.op is not None for item in node.waiting.values()):
+            return False
+        self._finder.forget(node)
+        return True
 
     # --- time ---------------------------------------------------------------------------------
 
@@ -325,6 +343,8 @@ class Session:
             self._finder.due_ms = NEVER_MS
             if self._parked:
                 self._finder.ask(now_ms)
+        if self.in_flight:
+            self._finder.refresh(now_ms, REFRESH_MS)
 
     def _wake(self, now_ms: int, op: Op) -> None:
         if now_ms >= op.deadline_ms:
@@ -341,8 +361,8 @@ class Session:
 
     def _hedge(self, now_ms: int, op: Op) -> None:
         """Ask one more node for a slow read, if the budget allows and there is another."""
-        if self._hedges < 1:
-            return
+        if self._hedges < 1 or op.pin or self._via:
+            return  # nobody else is to be asked; and the one that is may have left the ring
         node = self._pick(now_ms, op)
         if node not in op.asked and node.blocked_ms <= now_ms:
             self._hedges -= 1
@@ -452,6 +472,7 @@ class Session:
         self._rouse(op)
         op.resting_at = node
         node.resting[op] = None
+        self._finder.refresh(now_ms, REFRESH_MS)
         self._wheel.add(op, max(node.blocked_ms, now_ms + 1))
 
     def _rouse(self, op: Op) -> None:
@@ -473,3 +494,7 @@ class Session:
         parked, self._parked = self._parked, {}
         for op in parked:
             self._route(now_ms, op)
+        for node in self._finder.outsiders():
+            for op in list(node.resting):
+                self._route(now_ms, op)  # whoever left need not be waited for
+            self.let_go(node.address)

@@ -73,6 +73,7 @@ class Wires:
         self._sockets: dict[str, zmq.Socket[bytes]] = {}
         self._up: dict[str, None] = {}  # a frame can be handed over
         self._ring: object = None  # the ring that the sockets were opened for
+        self._leaving: dict[str, None] = {}  # not in it, and closed when nothing waits for them
 
     def flush(self) -> None:
         """Hand over everything the session has, and take in what came meanwhile."""
@@ -92,6 +93,8 @@ class Wires:
                 self.arrived(address)
         if session.ring is not self._ring:
             self._follow_ring()
+        if self._leaving:
+            self._let_go()
 
     def arrived(self, address: str) -> bool:
         """Take in what a node has sent, and how its connection is. True if there is more."""
@@ -149,15 +152,19 @@ class Wires:
         return socket
 
     def _follow_ring(self) -> None:
-        """Connect to all members ahead of their first request; let go of whoever has left."""
+        """Connect to all members ahead of their first request."""
         self._ring = self.session.ring
-        wanted = self.session.addresses()
+        wanted = dict.fromkeys(self.session.addresses())
         for address in wanted:
             if address not in self._sockets:
                 self._open(address)
-        for address in [a for a in self._sockets if a not in wanted]:
-            if not self.session.busy(address):
-                self._close(address)
+        self._leaving = {address: None for address in self._sockets if address not in wanted}
+
+    def _let_go(self) -> None:
+        """Close what leads to nodes outside the ring, once nobody waits for their answers."""
+        for address in [a for a in self._leaving if self.session.let_go(a)]:
+            del self._leaving[address]
+            self._close(address)
 
     def _close(self, address: str) -> None:
         socket = self._sockets.pop(address)

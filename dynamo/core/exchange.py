@@ -24,6 +24,14 @@ roots or finished a walk with max(R, N-W+1) other owners that are synced themsel
 them: any acknowledged write is on W owners, so at least one of those it asked had it. (Two owners
 that were both wiped have equal roots; they vouched for each other until the simulator came.)
 
+Who compares: all that writes of an arc are for, as the table has it now, but for a node that is
+to become an owner. That one is *gaining*: it is not synced from the moment it knows, and counts
+only comparisons that `moves` allows (see `ballots`, V8), through `copying`, at a limited rate. It
+pulls; nobody pushes to it. An owner that lets go of an arc compares in the same way first.
+
+An unsynced owner also takes over what the others have promised about the arc (`ballots`, V7), and
+counts nobody that holds another register.
+
 Sources: Dynamo §4.7; DESIGN §4, §6.
 """
 
@@ -32,11 +40,15 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo.core import ring
-from dynamo.core.config import Config, quorum
+from dynamo.core.ballots import Ballots, Held, gaining, levels
+from dynamo.core.config import Config
+from dynamo.core.copying import NEVER_MS, Copies, Peer, Walk, partners, wanted
+from dynamo.core.items import UNKNOWN
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import (
     KEYS,
     KEYS_ARE,
+    REGISTER,
     REPLICATE,
     ROOTS,
     ROOTS_ARE,
@@ -44,49 +56,36 @@ from dynamo.core.messages import (
     Message,
 )
 from dynamo.core.replica import CHECK_BYTES, Replica
-from dynamo.core.ring import Table
+from dynamo.core.ring import COPYING, Register, Table
 
 PAGE_BYTES = 1 << 20
 UNSYNCED_RETRY_MS = 500
 CONFIRM_MS = 200
 ROUNDS_MAX = 8
 WALK_TIMEOUT_MS = 2_000
-
-
-class _Walk:
-    """One arc being compared with one peer: where it is, and when the page counts as lost."""
-
-    __slots__ = ("arc", "at", "due_ms", "end", "peer")
-
-    def __init__(self, peer: str, arc: int) -> None:
-        self.peer = peer
-        self.arc = arc
-        self.at, self.end = ring.arc_range(arc)
-        self.due_ms = 0
+TAUGHT_MAX = 64  # registers that one answer may make this node tell
 
 
 class Exchange:
     """Schedules comparisons, walks what differs, and knows which arcs are synced with whom."""
 
     __slots__ = (
+        "_ballots",
         "_config",
-        "_confirm_due_ms",
-        "_differing",
-        "_doubtful",
         "_due_ms",
+        "_followed",
         "_liveness",
         "_me",
         "_outbox",
+        "_peers",
         "_replica",
-        "_roots_due_ms",
         "_roots_sent",
         "_seq",
-        "_shared",
         "_stirred",
         "_synced_with",
         "_table",
-        "_unsynced_there",
         "_walks",
+        "copies",
         "ready",
         "stats",
     )
@@ -98,50 +97,94 @@ class Exchange:
         table: Table,
         replica: Replica,
         liveness: Liveness,
+        ballots: Ballots,
         outbox: list[tuple[Any, Message]],
         life: int,
+        now_ms: int,
     ) -> None:
         self._config = config
         self._me = me
         self._table = table
         self._replica = replica
         self._liveness = liveness
+        self._ballots = ballots
         self._outbox = outbox
         self._seq = life
         self.stats = replica.stats
-        own = table.arcs_of(me)
-        self._shared = {
-            peer: [arc for arc in own if peer in table.owners(arc)]
-            for peer in table.names
-            if peer != me
-        }
-        self._roots_due_ms = dict.fromkeys(self._shared, 0)
+        self._peers: dict[str, Peer] = {}
         # request -> (peer, arcs, whether differences are walked at once)
         self._roots_sent: dict[int, tuple[str, list[int], bool]] = {}
-        # peer -> arc -> (own root, rounds) when it differed last; and when to look again
-        self._doubtful: dict[str, dict[int, tuple[int, int]]] = {peer: {} for peer in self._shared}
-        self._confirm_due_ms: dict[str, int] = {}
-        self._differing: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
-        self._walks: dict[int, _Walk] = {}
+        self._walks: dict[int, Walk] = {}
+        self.copies = Copies(config.transfer_bytes_per_s, now_ms)
         # Arc -> the other owners it was compared with since it was last doubted, and whether
         # those were synced.
         self._synced_with: dict[int, dict[str, bool]] = {}
-        self._unsynced_there: dict[str, dict[int, None]] = {peer: {} for peer in self._shared}
         # Most steps have nothing to do here, and find that out by one comparison: whatever changes
         # when `run` is due says so.
         self._stirred = True
         self._due_ms = 0
-        for arc in own:
-            if not replica.synced(arc):
-                self._doubt(arc)
+        self.ready = True
+        self._followed = [UNKNOWN] * config.partitions
+        for arc, register in enumerate(table.registers):
+            # A copy that was whole before this node was stopped still is.
+            whole = gaining(register) == me and replica.synced(arc)
+            self.follow(arc)
+            if whole:
+                replica.set_synced(arc, True)
         self.ready = not self._synced_with
+
+    # --- who shares what ----------------------------------------------------------------------
+
+    def follow(self, arc: int) -> None:
+        """Take up the arc's register, if it has changed."""
+        before, register = self._followed[arc], self._table.registers[arc]
+        if register is before:
+            return
+        self._followed[arc] = register
+        self._stirred = True
+        theirs, mine = partners(before), partners(register)
+        for name in theirs if self._me in theirs else ():
+            if name not in mine or self._me not in mine:
+                self._part(name, arc)
+        for name in mine if self._me in mine else ():
+            if name != self._me:
+                self._peers.setdefault(name, Peer()).arcs[arc] = None
+        if register.ver != before.ver or register.phase != COPYING:
+            self.copies.drop(arc)
+        self._judge(arc, before, register)
+
+    def _part(self, name: str, arc: int) -> None:
+        peer = self._peers.get(name)
+        if peer is None:
+            return
+        for known in (peer.arcs, peer.doubtful, peer.differing, peer.unsynced):
+            known.pop(arc, None)
+        if not peer.arcs:
+            del self._peers[name]
+            for req in [req for req, sent in self._roots_sent.items() if sent[0] == name]:
+                del self._roots_sent[req]
+
+    def _judge(self, arc: int, before: Register, register: Register) -> None:
+        """Whether what this node holds of the arc is evidence, now that its owners changed."""
+        synced = self._replica.synced(arc)
+        if self._me in register.readers:
+            if arc in self._synced_with:
+                self._compared(arc, "")
+            elif not synced:
+                self._doubt(arc)
+                self.ready = not self._synced_with
+            return
+        # The loser of a switched arc stays evidence for the owners that it has, until it is let go.
+        gains = self._me in register.next and register.ver != before.ver
+        if synced and (gains or self._me not in self._table.writers(arc)):
+            self._replica.set_synced(arc, False)
+        self._synced_with.pop(arc, None)
 
     # --- what counts toward R ---------------------------------------------------------------
 
     def _needed(self, arc: int) -> int:
         owners = len(self._table.owners(arc))
-        r = self._config.r or quorum(owners)
-        w = self._config.w or quorum(owners)
+        r, w = levels(self._config, owners)
         return min(max(r, owners - w + 1), owners - 1)
 
     def _doubt(self, arc: int) -> None:
@@ -153,10 +196,11 @@ class Exchange:
         met = self._synced_with.get(arc)
         if met is None:
             return
-        if peer:
-            met[peer] = arc not in self._unsynced_there[peer]
-        others = len(self._table.owners(arc)) - 1
-        if sum(met.values()) >= self._needed(arc) or len(met) == others:
+        if peer in self._peers:
+            met[peer] = arc not in self._peers[peer].unsynced
+        others = [name for name in self._table.owners(arc) if name != self._me]
+        found = [met[name] for name in others if name in met]
+        if sum(found) >= self._needed(arc) or len(found) == len(others):
             del self._synced_with[arc]
             self._replica.set_synced(arc, True)
             self.stats["arcs_synced"] += 1
@@ -165,20 +209,39 @@ class Exchange:
         """Take up an arc that the replica has come to doubt."""
         if arc not in self._synced_with and self._me in self._table.owners(arc):
             self._doubt(arc)
-            self.ready = False
+            self.ready = not self._synced_with
             self._stirred = True
+
+    # --- copies ---------------------------------------------------------------------------------
+
+    def allow(self, arc: int, peer: str, needed: int) -> None:
+        """A comparison that begins from now on counts for the copy; it takes `needed` of them."""
+        self.copies.allow(arc, peer, needed)
+        self._stirred = True
+
+    def _run_copies(self, now_ms: int) -> None:
+        for peer, copies in self.copies.questions(now_ms).items():
+            self._seq += 1
+            self.copies.asked(self._seq, peer, copies, now_ms + WALK_TIMEOUT_MS)
+            self._put_roots(self._seq, peer, [copy.arc for copy in copies])
+        for walk in self.copies.walks(now_ms):
+            self._send_page(walk, now_ms)
+        for copy in self.copies.whole():
+            self.stats["copies_whole"] += 1
+            if gaining(self._table.registers[copy.arc]) == self._me:
+                self._replica.set_synced(copy.arc, True)
 
     # --- schedule ---------------------------------------------------------------------------
 
     def hurry(self, peers: list[str]) -> None:
         """Compare with these peers at the next turn."""
-        for peer in peers:
-            if peer in self._roots_due_ms:
-                self._roots_due_ms[peer] = 0
+        for name in peers:
+            if name in self._peers:
+                self._peers[name].roots_due_ms = 0
                 self._stirred = True
 
     def hurry_all(self) -> None:
-        self.hurry(list(self._shared))
+        self.hurry(list(self._peers))
 
     def look_soon(self, now_ms: int) -> None:
         """Compare with everybody before long, however often this is asked for.
@@ -186,8 +249,8 @@ class Exchange:
         History: each hint that was refused, and past the window each write refuses one, made a
         round of all arcs with all peers.
         """
-        for peer, due_ms in self._roots_due_ms.items():
-            self._roots_due_ms[peer] = min(due_ms, now_ms + UNSYNCED_RETRY_MS)
+        for peer in self._peers.values():
+            peer.roots_due_ms = min(peer.roots_due_ms, now_ms + UNSYNCED_RETRY_MS)
         self._stirred = True
 
     def run(self, now_ms: int) -> None:
@@ -195,70 +258,85 @@ class Exchange:
         if not self._stirred and now_ms < self._due_ms:
             return
         self._stirred = False
-        for req, walk in list(self._walks.items()):
-            if now_ms >= walk.due_ms:
-                del self._walks[req]
-                self.stats["pages_lost"] += 1
-                self._differing[walk.peer][walk.arc] = None
-        for peer, arcs in self._shared.items():
-            if self._liveness.state(peer) != "up":
+        self._lose_pages(now_ms)
+        for name, peer in self._peers.items():
+            if self._liveness.state(name) != "up":
                 continue
-            if arcs and now_ms >= self._roots_due_ms[peer]:
-                self._round(peer, arcs, now_ms)
-            elif now_ms >= self._confirm_due_ms.get(peer, now_ms + 1):
-                del self._confirm_due_ms[peer]
-                self._send_roots(peer, list(self._doubtful[peer]), False)
-            if self._differing[peer]:
-                self._start_walks(peer, now_ms)
+            if now_ms >= peer.roots_due_ms:
+                self._round(name, peer, now_ms)
+            elif now_ms >= peer.confirm_due_ms:
+                peer.confirm_due_ms = NEVER_MS
+                self._send_roots(name, list(peer.doubtful), False)
+            if peer.differing:
+                self._start_walks(name, now_ms)
+        self._run_copies(now_ms)
         if not self.ready and not self._synced_with:
             self.ready = True
             self._replica.events.append(("ready",))
-        self._due_ms = self._next_due_ms()
+        self._due_ms = self._next_due_ms(now_ms)
 
-    def _round(self, peer: str, arcs: list[int], now_ms: int) -> None:
-        hurried = self._roots_due_ms[peer] == 0
+    def _lose_pages(self, now_ms: int) -> None:
+        for walks in (self._walks, self.copies.pages):
+            for req in [req for req, walk in walks.items() if now_ms >= walk.due_ms]:
+                walk = walks.pop(req)
+                self.stats["pages_lost"] += 1
+                if not self._goes_on(walk):
+                    continue
+                if walk.copy is not None:
+                    self.copies.lost(walk, self._liveness.state(walk.peer) == "up")
+                else:
+                    self._peers[walk.peer].differing[walk.arc] = None
+
+    def _shared(self, name: str) -> dict[int, None]:
+        peer = self._peers.get(name)
+        return peer.arcs if peer is not None else {}
+
+    def _round(self, name: str, peer: Peer, now_ms: int) -> None:
+        hurried = peer.roots_due_ms == 0
         wait_ms = self._config.exchange_ms
-        if any(self._unsynced(arc, peer) for arc in self._synced_with):
+        if any(self._unsynced(arc, name) for arc in self._synced_with):
             wait_ms = min(wait_ms, UNSYNCED_RETRY_MS)
-        self._roots_due_ms[peer] = now_ms + wait_ms
-        self._send_roots(peer, arcs, hurried)
+        peer.roots_due_ms = now_ms + wait_ms
+        self._send_roots(name, sorted(peer.arcs), hurried)
 
-    def _unsynced(self, arc: int, peer: str) -> bool:
-        return peer not in self._synced_with.get(arc, (peer,)) and peer in self._table.owners(arc)
+    def _unsynced(self, arc: int, name: str) -> bool:
+        return name not in self._synced_with.get(arc, (name,)) and name in self._table.owners(arc)
 
-    def _send_roots(self, peer: str, arcs: list[int], at_once: bool) -> None:
-        roots = self._replica.roots
+    def _send_roots(self, name: str, arcs: list[int], at_once: bool) -> None:
         self._seq += 1
         req = self._seq
-        for old in [old for old, sent in self._roots_sent.items() if sent[0] == peer]:
+        for old in [old for old, sent in self._roots_sent.items() if sent[0] == name]:
             del self._roots_sent[old]
-        self._roots_sent[req] = (peer, arcs, at_once)
-        self._outbox.append(
-            (
-                peer,
-                (ROOTS, req, self._config.background_timeout_ms,
-                 [[arc, roots.get(arc, 0)] for arc in arcs]),
-            )
-        )  # fmt: skip
+        self._roots_sent[req] = (name, arcs, at_once)
+        self._put_roots(req, name, arcs)
 
-    def _start_walks(self, peer: str, now_ms: int) -> None:
-        busy = [walk.arc for walk in self._walks.values() if walk.peer == peer]
-        for arc in list(self._differing[peer]):
+    def _put_roots(self, req: int, name: str, arcs: list[int]) -> None:
+        roots, synced_with = self._replica.roots, self._synced_with
+        asked = [
+            [arc, roots.get(arc, 0), 1] if arc in synced_with else [arc, roots.get(arc, 0)]
+            for arc in arcs
+        ]
+        self._outbox.append((name, (ROOTS, req, self._config.background_timeout_ms, asked)))
+
+    def _start_walks(self, name: str, now_ms: int) -> None:
+        differing = self._peers[name].differing
+        busy = [walk.arc for walk in self._walks.values() if walk.peer == name]
+        for arc in list(differing):
             if len(busy) >= self._config.exchange_arcs:
                 return
-            del self._differing[peer][arc]
+            del differing[arc]
             if arc not in busy:
                 busy.append(arc)
-                self._send_page(_Walk(peer, arc), now_ms)
+                self._send_page(Walk(name, arc), now_ms)
 
-    def _send_page(self, walk: _Walk, now_ms: int) -> None:
+    def _send_page(self, walk: Walk, now_ms: int) -> None:
         rows = self._replica.rows(walk.at, walk.end, self._config.exchange_rows)
         full = len(rows) == self._config.exchange_rows
         end = rows[-1][0] + b"\0" if full else walk.end
         walk.due_ms = now_ms + WALK_TIMEOUT_MS
         self._seq += 1
         req = self._seq
-        self._walks[req] = walk
+        (self._walks if walk.copy is None else self.copies.pages)[req] = walk
         page = [[skey, record[:CHECK_BYTES]] for skey, record in rows]
         wait_ms = self._config.background_timeout_ms
         self._outbox.append((walk.peer, (KEYS, req, wait_ms, walk.arc, walk.at, end, page)))
@@ -270,36 +348,78 @@ class Exchange:
         _, req, _, theirs = message
         mine = self._replica.roots
         try:
-            differing = [arc for arc, root in theirs if mine.get(arc, 0) != root]
-        except (TypeError, ValueError):
+            differing = [row[0] for row in theirs if mine.get(row[0], 0) != row[1]]
+            unsynced = [row[0] for row in theirs if not self._is_evidence(row[0])]
+            ballots = [self._ballot(row[0]) for row in theirs if len(row) > 2]
+        except (TypeError, ValueError, IndexError):
             raise Malformed("ROOTS is a list of [arc, root]") from None
-        unsynced = [arc for arc, _ in theirs if arc in self._synced_with]
-        self._outbox.append((sender, (ROOTS_ARE, req, differing, unsynced)))
+        self._outbox.append((sender, (ROOTS_ARE, req, differing, unsynced, ballots)))
+
+    def _is_evidence(self, arc: int) -> bool:
+        return self._replica.synced(arc) and arc not in self._synced_with
+
+    def _ballot(self, arc: int) -> list[int]:
+        return [arc, *self._table.registers[arc][:2], *self._ballots.held(arc)]
 
     def on_roots_are(self, sender: str, message: Message, born_ms: int) -> None:
-        _, req, differing, unsynced = message
-        peer, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
-        if peer != sender:
+        _, req, differing, unsynced, ballots = message
+        differ = {arc: None for arc in differing if type(arc) is int}
+        doubted = {arc: None for arc in unsynced if type(arc) is int}
+        copies = self.copies.answered(req, sender)
+        for copy in copies:
+            equal, evidence = copy.arc not in differ, copy.arc not in doubted
+            self.copies.found(copy, sender, equal, evidence, born_ms)
+            self._stirred = True
+        name, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
+        peer = self._peers.get(sender)
+        if name != sender or peer is None:
             return
         self._stirred = True
-        differ = {arc: None for arc in differing if isinstance(arc, int)}
-        there = self._unsynced_there[peer]
+        arcs = [arc for arc in arcs if arc in peer.arcs]
         for arc in arcs:
-            there.pop(arc, None)
-        there.update((arc, None) for arc in unsynced if isinstance(arc, int))
-        doubtful = self._doubtful[peer]
+            peer.unsynced.pop(arc, None)
+            if arc in doubted:
+                peer.unsynced[arc] = None
+        other = self._learn(sender, ballots)
         fresh = False
         for arc in arcs:
+            if arc in other:
+                continue
             if arc not in differ:
-                doubtful.pop(arc, None)
-                self._compared(arc, peer)
-            elif at_once or self._unsynced(arc, peer) or self._confirmed(doubtful, arc):
-                doubtful.pop(arc, None)
-                self._differing[peer][arc] = None
+                peer.doubtful.pop(arc, None)
+                self._compared(arc, sender)
+            elif at_once or self._unsynced(arc, sender) or self._confirmed(peer.doubtful, arc):
+                peer.doubtful.pop(arc, None)
+                peer.differing[arc] = None
             else:
                 fresh = True
-        if fresh and len(arcs) == len(self._shared[peer]):
-            self._confirm_due_ms[peer] = born_ms + CONFIRM_MS
+        if fresh and len(arcs) == len(peer.arcs):
+            peer.confirm_due_ms = born_ms + CONFIRM_MS
+
+    def _learn(self, sender: str, ballots: list[Any]) -> dict[int, None]:
+        """Take over the sender's promises about arcs that are not synced here.
+
+        Gives the arcs of which it holds another register: one of the two is taught, and then they
+        compare again.
+        """
+        other: dict[int, None] = {}
+        for row in ballots:
+            if type(row) is not list or list(map(type, row)) != [int] * 7:
+                raise Malformed("ballots are [arc, ver, phase, promised, about, ballot, kill]")
+            arc = row[0]
+            if arc not in self._synced_with:
+                continue
+            register = self._table.registers[arc]
+            if register[:2] == (row[1], row[2]):
+                self._ballots.learn(arc, Held(*row[3:]))
+                continue
+            if len(other) < TAUGHT_MAX:
+                self._seq += 1
+                cur, coming = list(register.cur), list(register.next)
+                lesson = (REGISTER, self._seq, arc, *register[:3], cur, coming)
+                self._outbox.append((sender, lesson))
+            other[arc] = None
+        return other
 
     def _confirmed(self, doubtful: dict[int, tuple[int, int]], arc: int) -> bool:
         root = self._replica.roots.get(arc, 0)
@@ -330,13 +450,16 @@ class Exchange:
             if theirs.get(skey) != record[:CHECK_BYTES]:
                 objs.append([skey, record[CHECK_BYTES:]])
                 size += len(record)
-        want = _wanted(theirs, mine, objs, upto)
+        want = wanted(theirs, mine, objs, upto)
         self._outbox.append((sender, (KEYS_ARE, req, want, objs, upto)))
 
     def on_keys_are(self, sender: str, message: Message, born_ms: int) -> None:
         _, req, want, objs, upto = message
-        walk = self._walks.pop(req, None)
+        walk = self._walks.get(req) or self.copies.pages.get(req)
         if walk is None or walk.peer != sender:
+            return
+        (self._walks if walk.copy is None else self.copies.pages).pop(req)
+        if not self._goes_on(walk):
             return
         self._stirred = True
         if not walk.at <= upto <= walk.end:
@@ -347,13 +470,22 @@ class Exchange:
             self._push(walk, skey)
         now_ms = born_ms
         walk.at = upto
-        if upto < walk.end:
+        if walk.copy is not None:
+            size = sum(len(skey) + len(obj) for skey, obj in objs)
+            self.copies.brought(walk, len(objs), size, now_ms)
+        elif upto < walk.end:
             self._send_page(walk, now_ms)
         else:
             self._compared(walk.arc, walk.peer)
             self._start_walks(walk.peer, now_ms)
 
-    def _take(self, walk: _Walk, skey: Any, obj: Any) -> None:
+    def _goes_on(self, walk: Walk) -> bool:
+        """Whether a walk still has a purpose: owners may have changed meanwhile."""
+        if walk.copy is not None:
+            return self.copies.alive(walk)
+        return walk.arc in self._shared(walk.peer)
+
+    def _take(self, walk: Walk, skey: Any, obj: Any) -> None:
         if not isinstance(skey, bytes) or not isinstance(obj, bytes):
             raise Malformed("KEYS_ARE objs are [storage key, obj]")
         if skey != ring.storage_key(skey[4:], self._config.partitions) or not obj:
@@ -363,7 +495,7 @@ class Exchange:
         self._replica.merge(walk.arc, skey, obj)
         self.stats["exchange_pulled"] += 1
 
-    def _push(self, walk: _Walk, skey: Any) -> None:
+    def _push(self, walk: Walk, skey: Any) -> None:
         if not isinstance(skey, bytes) or int.from_bytes(skey[:2], "big") != walk.arc:
             raise Malformed("KEYS_ARE wants a key of another arc")
         obj = self._replica.obj(skey)
@@ -382,17 +514,11 @@ class Exchange:
         """When `run` has something to do next, apart from messages."""
         return self._due_ms
 
-    def _next_due_ms(self) -> int:
-        due = min((walk.due_ms for walk in self._walks.values()), default=1 << 62)
-        for peer, at in self._roots_due_ms.items():
-            if self._shared[peer] and self._liveness.state(peer) == "up":
-                due = min(due, at, self._confirm_due_ms.get(peer, at))
+    def _next_due_ms(self, now_ms: int) -> int:
+        due = self.copies.next_due_ms(now_ms)
+        for walks in (self._walks, self.copies.pages):
+            due = min(due, min((walk.due_ms for walk in walks.values()), default=NEVER_MS))
+        for name, peer in self._peers.items():
+            if self._liveness.state(name) == "up":
+                due = min(due, peer.roots_due_ms, peer.confirm_due_ms)
         return due
-
-
-def _wanted(
-    theirs: dict[bytes, bytes], mine: dict[bytes, None], objs: list[list[bytes]], upto: bytes
-) -> list[bytes]:
-    """The sender's keys that are missing here, or differ: both sides take the other's."""
-    differing = {pair[0]: None for pair in objs}
-    return [skey for skey in theirs if skey < upto and (skey not in mine or skey in differing)]

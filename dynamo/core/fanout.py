@@ -19,13 +19,25 @@ REPLICATE_OK carries back the receiver's row where it differs from what was sent
 counter where this node's store has gone back in time (`Replica.seen`): then the actor is retired
 and the value minted anew before the client hears anything.
 
+While an arc moves a put is for two lists, the owners that are and the owners to be (`ring`), and
+needs W of each; who is in both counts in both. Refused by somebody who knows a later register, the
+put goes on under that one (`retarget`): what was acknowledged stays, as a fact about a disk, and
+what it lacks of the lists that hold now is asked for.
+
+    a, b acknowledged, W=2; then c refuses: next = a, b, d       a and b are W of both: answered
+    a alone had; c refuses: next = b, d, e                       c, b or d, e must still come
+
 Invariants
   C1  An operation is answered exactly once.
   C2  Acknowledgements are counted per distinct owner: by itself, or by one stand-in, never both.
       So no duplicate reaches W alone, and no hint that has been delivered, and erased, meanwhile.
+      And per distinct disk: a stand-in that became an owner of the list counts in it once.
   C3  Each stand-in acts for one named owner; a strict put (sloppy off) does not count it.
 
-Sources: Dynamo §4.5-4.6; DESIGN §2, §4, §5.
+  C4  Who is no owner under the operation's register counts for nothing, also this node itself: it
+      may drop its copy.
+
+Sources: Dynamo §4.5-4.6; algorithms §1.5; DESIGN §2, §4, §5, §8.
 """
 
 from __future__ import annotations
@@ -53,6 +65,7 @@ from dynamo.core.replica import CHECK_BYTES
 from dynamo.core.requests import (
     Operation,
     Requests,
+    share,
 )
 
 
@@ -67,13 +80,14 @@ class Put(Operation):
         "fanout",
         "gone",
         "homes",
+        "levels",
         "maybe",
         "minted",
         "mode",
         "n",
         "obj",
         "pw",
-        "resume",
+        "sets",
         "stand_ins",
         "uncovered",
         "used",
@@ -82,10 +96,10 @@ class Put(Operation):
     )
 
     fanout: Fanout
-    resume: Callable[[Put], None]  # goes on after the questions about the id
     value: dvv.Value
     mode: int
     context: dvv.Context
+    levels: tuple[int, int]  # w and pw as the client gave them
     w: int
     pw: int
 
@@ -98,6 +112,8 @@ class Put(Operation):
         self.gone: list[bytes] = []
         self.minted = False
         self.maybe = False  # an earlier attempt, given to others, may have been applied
+        # While the arc moves: each list of owners, with the W and the PW that it must reach.
+        self.sets: tuple[tuple[tuple[str, ...], int, int], ...] = ()
         self.homes: dict[str, str] = {}  # owner -> the node whose acknowledgement counts for it
         self.asking = 0  # answers about the put id still wanted before minting
         self.stand_ins: list[list[str]] = []
@@ -111,10 +127,12 @@ class Put(Operation):
             stats["questions_unanswered"] += 1
             self.asking = 0
             self.waiting.clear()
-            self.resume(self)
+            self.fanout.resume(self)
         else:
             stats["owners_silent"] += 1
             self.fanout.cover(self, list(self.uncovered))
+            if not self.uncovered:
+                return self.deadline_ms  # nobody is left who could be covered
         return now_ms + self.fanout.requests.config.replica_timeout_ms
 
     def expired(self) -> None:
@@ -127,7 +145,12 @@ class Put(Operation):
             )  # fmt: skip
 
     def again(self, peer: str) -> None:
-        if self.asking:
+        if self.register is not self.fanout.requests.table.registers[self.arc]:
+            if self.asking:
+                self.fanout.restart(self)
+            else:
+                self.fanout.retarget(self)
+        elif self.asking:
             # History: the question was refused, the object sent in its place, although there was
             # none yet, and its acknowledgement counted for the one that was minted later.
             self.fanout.requests.stats["asked_again"] += 1
@@ -139,12 +162,30 @@ class Put(Operation):
 class Fanout:
     """Replicates puts that were minted here, and counts who has them."""
 
-    __slots__ = ("durable_due", "handoff", "requests")
+    __slots__ = ("durable_due", "handoff", "requests", "restart", "resume")
+
+    resume: Callable[[Put], None]  # goes on after the questions about the id
+    restart: Callable[[Put], None]  # asks them again, of the owners that there are now
 
     def __init__(self, requests: Requests, handoff: Handoff) -> None:
         self.requests = requests
         self.handoff = handoff
         self.durable_due = False  # this step must end in a synced commit
+
+    def aim(self, op: Put) -> None:
+        """Make a put one for the owners that its arc has now, and keep its levels within reach."""
+        requests, config = self.requests, self.requests.config
+        register = op.register = requests.table.registers[op.arc]
+        op.owners = requests.table.writers(op.arc)
+        w, pw = op.levels
+        op.sets = tuple(
+            (names, share(w, config.w, len(names)), share(pw, config.w, len(names)) if pw else 0)
+            for names in register.write_sets
+        )
+        op.w = max(need for _, need, _ in op.sets)
+        op.pw = max(need for _, _, need in op.sets)
+        if not register.next:
+            op.sets = ()
 
     def spread(self, op: Put) -> None:
         """Send what was minted to every other owner, or to whoever stands in for it."""
@@ -154,10 +195,11 @@ class Fanout:
             self.durable_due = True
         op.used[me] = None
         missing = []
+        homes = op.homes
         doubts = requests.liveness.doubts
         message = self._message(op, "")
         for name in op.owners:
-            if name == me:
+            if name == me or homes.get(name) == name:
                 continue
             op.uncovered[name] = None
             if not doubts or requests.liveness.usable(name):
@@ -166,8 +208,9 @@ class Fanout:
                 requests.outbox.append((name, message))
             else:
                 missing.append(name)
-        if me not in op.owners:
-            del op.uncovered[op.owners[0]]  # this node stands in for it
+        if len(homes) > 1 or me not in op.owners:
+            for name in homes:  # a stand-in, or this node, keeps it for them
+                op.uncovered.pop(name, None)
             missing = [name for name in missing if name in op.uncovered]
         if missing:
             self.cover(op, missing)
@@ -175,11 +218,10 @@ class Fanout:
     def ask(self, op: Put, name: str) -> None:
         """Ask a node whether it knows the put's id, before anything is minted."""
         requests = self.requests
-        register = requests.table.registers[op.arc]
         op.waiting[name] = ""
         left_ms = requests.remaining_ms(op)
         requests.outbox.append(
-            (name, (ASK_ID, op.req, left_ms, op.key, *register[:2], op.value[0]))
+            (name, (ASK_ID, op.req, left_ms, op.key, *op.register[:2], op.value[0]))
         )
 
     def send(self, op: Put, name: str, home: str) -> None:
@@ -189,18 +231,18 @@ class Fanout:
         self.requests.outbox.append((name, self._message(op, home)))
 
     def _message(self, op: Put, home: str) -> Message:
-        requests = self.requests
-        register = requests.table.registers[op.arc]
+        register = op.register
         return (
-            REPLICATE, op.req, requests.remaining_ms(op), op.key, register.ver, register.phase,
+            REPLICATE, op.req, self.requests.remaining_ms(op), op.key, register.ver, register.phase,
             home, int(not op.done), 1 if op.flags & DURABLE else 0, op.actor, op.gone, op.obj,
         )  # fmt: skip
 
     def cover(self, op: Put, homes: list[str]) -> None:
         """Have somebody keep the write for owners that do not answer."""
         requests = self.requests
-        spare = [name for name in requests.stand_ins(op.arc) if name not in op.used]
-        for home in homes:
+        used = op.used
+        spare = [n for n in requests.stand_ins(op.arc) if n not in used and n not in op.owners]
+        for home in self.by_need(op, homes):
             if spare:
                 self.send(op, spare.pop(0), home)
             elif requests.me in op.owners and home in op.uncovered:
@@ -209,6 +251,37 @@ class Fanout:
                 self.handoff.keep_own(op.skey, home, requests.wall_ms, op.gone)
                 del op.uncovered[home]
         self._finish(op)
+
+    @staticmethod
+    def by_need(op: Put, homes: list[str]) -> list[str]:
+        """Owners of both lists first, so that few stand-ins go far."""
+        if not op.sets:
+            return homes
+        return sorted(homes, key=lambda home: -sum(home in names for names, _, _ in op.sets))
+
+    def retarget(self, op: Put) -> None:
+        """Go on under the register that holds now, with what has been acknowledged (C4).
+
+        Under a new number, and everybody who has not acknowledged is asked anew: an answer on its
+        way may be that of a stand-in which is an owner now, and would count for a row it lacks.
+        """
+        requests = self.requests
+        requests.stats["puts_retargeted"] += 1
+        requests.close(op)
+        self.aim(op)
+        owners = op.owners
+        op.homes = {owner: node for owner, node in op.homes.items() if owner in owners}
+        op.stand_ins = [pair for pair in op.stand_ins if pair[1] in owners]
+        op.acked = list(dict.fromkeys(op.homes.values()))
+        op.waiting.clear()
+        op.uncovered.clear()
+        requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
+        if requests.me in owners and requests.me not in op.homes:
+            # It coordinated as a stand-in and owns the arc now: what it minted is its own row, too.
+            requests.replica.merge(op.arc, op.skey, op.obj, op.gone)
+            self.count(op, requests.me, "")
+        self.spread(op)
+        self.progress(op)
 
     # --- acknowledgements -----------------------------------------------------------------------
 
@@ -240,13 +313,28 @@ class Fanout:
             if home and not op.flags & SLOPPY:
                 return
             op.homes[owner] = node
-            op.acked.append(node)
+            if node not in op.acked:
+                op.acked.append(node)
             if home:
                 op.stand_ins.append([node, home])
         elif not home and counted != node:
             op.homes[owner] = node
-            op.acked[op.acked.index(counted)] = node
+            op.acked = list(dict.fromkeys(op.homes.values()))
             op.stand_ins.remove([counted, owner])
+
+    @staticmethod
+    def met(op: Put) -> bool:
+        """Whether enough of every list have the write: W disks, PW of them the owners' own."""
+        if len(op.acked) < op.w:
+            return False
+        homes = op.homes
+        if not op.sets:
+            return not op.pw or sum(homes.get(name) == name for name in op.owners) >= op.pw
+        for names, w, pw in op.sets:
+            disks = dict.fromkeys(homes[name] for name in names if name in homes)
+            if len(disks) < min(w, op.w) or sum(homes.get(name) == name for name in names) < pw:
+                return False
+        return True
 
     def _not_stored(self, op: Put, sender: str, home: str, status: int) -> None:
         self.requests.stats["not_stored"] += 1
@@ -279,6 +367,9 @@ class Fanout:
                 return False
             replica.retire(op.arc, "a peer knows more of it")
             requests.stats["amnesia"] += 1
+        # A new number: acknowledgements of the first object must not count for this one.
+        requests.close(op)
+        self.aim(op)
         replica.revive(op.value[0])
         clock = dvv.merge(dvv.decode(returned), dvv.decode(record[CHECK_BYTES:]))
         op.clock, op.obj, op.actor, op.n, op.gone = replica.put(
@@ -287,10 +378,10 @@ class Fanout:
         op.acked.clear()
         op.homes.clear()
         op.stand_ins.clear()
-        self.count(op, requests.me, "")
+        if requests.me in op.owners:
+            self.count(op, requests.me, "")
         op.waiting.clear()
-        # A new number: acknowledgements of the first object must not count for this one.
-        requests.close(op)
+        op.uncovered.clear()
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
         self.spread(op)
         self.progress(op)
@@ -298,17 +389,15 @@ class Fanout:
 
     def progress(self, op: Put) -> None:
         """Answer at W, and leave once everybody is covered."""
-        if not op.done and len(op.acked) >= op.w:
-            owners = op.owners
-            if not op.pw or sum(name in owners for name in op.acked) >= op.pw:
-                self._answer(op)
+        if not op.done and len(op.acked) >= op.w and self.met(op):
+            self._answer(op)
         self._finish(op)
 
     def _finish(self, op: Put) -> None:
         # Every owner holds it or is owed it, or there is nobody left to wait for.
         if not op.uncovered and op.done:
             self.requests.close(op)
-        elif not op.waiting and not op.done and not op.uncovered and len(op.acked) < op.w:
+        elif not op.waiting and not op.done and not op.uncovered and not self.met(op):
             op.done = True
             self.requests.close(op)
             self.requests.fail(

@@ -36,12 +36,13 @@ Sources: Demers et al. 1987 (anti-entropy and rumours); DESIGN §8.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from dynamo.core.config import Config, quorum
-from dynamo.core.items import LEFT, NODES_MAX, REMOVED
+from dynamo.core.items import KINDS, LEFT, NODES_MAX
 from dynamo.core.liveness import UP, Liveness
 from dynamo.core.messages import BUCKETS, GOSSIP, ITEMS, Malformed, Message
 from dynamo.core.roster import Roster
@@ -53,7 +54,7 @@ ITEMS_MAX = 20_000  # in one message, of whatever size
 NEWS_PEERS = 3  # whom a node tells what is new to it
 # More news than this are no news but another state of the ring: comparing tells it cheaper.
 NEWS_MAX = 512
-NEWS_PER_ROUND = 10  # how often, at most, news leave
+NEWS_MS = 100  # news leave no oftener, or ten times a round where rounds are quick
 FIRST_PEERS = 16  # whom a node asks at once that nobody has told of the ring
 FIRST_RETRY_MS = 50
 HURRIED_MAX = 4
@@ -143,7 +144,7 @@ class Gossip:
             else:
                 self._ask_all(now_ms)
         if (self._roster.news or self._hurried) and now_ms >= self._news_due_ms:
-            self._news_due_ms = now_ms + max(1, self._config.gossip_ms // NEWS_PER_ROUND)
+            self._news_due_ms = now_ms + max(1, min(NEWS_MS, self._config.gossip_ms // 10))
             for name in self._hurried:
                 self._speak(name)
             self._hurried.clear()
@@ -167,7 +168,10 @@ class Gossip:
         peers = self._known_peers()
         if len(peers) > FIRST_PEERS:
             peers = self._rng.sample(peers, FIRST_PEERS)
-        for receiver in (*peers, *self._seeds[:FIRST_PEERS]):
+        seeds = self._seeds
+        if len(seeds) > FIRST_PEERS:  # others next time: the first ones may all be gone
+            seeds = self._rng.sample(seeds, FIRST_PEERS)
+        for receiver in (*peers, *seeds):
             self._introduce(receiver)
             self._send(receiver, (BUCKETS, self._promise, self._life, self._roster.buckets()))
 
@@ -216,8 +220,11 @@ class Gossip:
 
     def _introduce(self, receiver: str) -> None:
         """Send the own record first: who does not know this node's address cannot answer it."""
+        self._send_items(receiver, NEWS, [self._own_record()], [])
+
+    def _own_record(self) -> list[Any]:
         key = "n/" + self._roster.name
-        self._send_items(receiver, NEWS, [[key, self._roster.item(key)]], [])
+        return [key, self._roster.item(key)]
 
     def _tell_news(self) -> None:
         """Pass on what changed here, as far as one message takes it; the rest comes next time."""
@@ -227,6 +234,9 @@ class Gossip:
             self.stats["gossip_news_left_to_rounds"] += len(news)
             news.clear()
             return
+        receivers = self._some_up(NEWS_PEERS)
+        if not receivers and self._known_peers():
+            return  # it can wait until somebody is heard
         items: list[list[Any]] = []
         size = 0
         for key in list(news):
@@ -238,7 +248,7 @@ class Gossip:
                 items.append([key, item])
             del news[key]
         if items:
-            for name in self._some_up(NEWS_PEERS):
+            for name in receivers:
                 self._send_items(name, NEWS, items, [])
 
     def _some_up(self, count: int) -> list[str]:
@@ -280,15 +290,20 @@ class Gossip:
                 break
             items += found
             sent.append([bucket, mine.get(bucket, 0)])
-        self._send_items(sender, LAST if len(sent) == len(differing) else PART, items, sent)
+        whole = len(sent) == len(differing)
+        if not whole:  # a newcomer cannot go on before it knows where this node is
+            items.append(self._own_record())
+        self._send_items(sender, LAST if whole else PART, items, sent)
 
     def on_items(self, sender: str, message: Message, born_ms: int) -> None:
         _, promise, life, heard, step, items, buckets = message
         if len(items) > ITEMS_MAX or not all(_is_pair(entry) for entry in items):
             raise Malformed("items of the ring that are no list of keys and items")
-        if not self._listens_to(sender, promise, life, items):
-            return
         wanted = self._hashes(buckets)
+        if not self._listens_to(sender, promise, life, items):
+            if wanted and promise == self._promise and self._roster.gone(sender):
+                self._send_back(sender, wanted, items, NEWS)
+            return
         learnt, refused = self._roster.take_all(items)
         self.stats["gossip_items_taken"] += learnt
         if refused:
@@ -335,7 +350,7 @@ class Gossip:
         sender: str,
         promise: list[Any],
         life: int,
-        items: list[list[Any]] | tuple[list[Any], ...] = (),
+        items: Sequence[list[Any]] = (),
     ) -> bool:
         """Whether what the sender says of the ring is heard at all."""
         met = self._meet(sender)
@@ -349,9 +364,12 @@ class Gossip:
             return True
         # Two nodes may each know the other as gone, after a split: so both are told.
         mine = "w/" + self._roster.name
-        allowed = [x for x in items if x[0] in ("n/" + sender, mine)]
-        self._roster.take_all([x for x in allowed if x[0] != mine or _says_gone(x[1])])
-        self._check_address(sender, allowed)
+        allowed = [x for x in items if x[0] == "n/" + sender]
+        for wish in [_read("w", item) for key, item in items if key == mine]:
+            if wish is not None and wish.status >= LEFT:
+                allowed.append([mine, wish])
+        self._roster.take_all(allowed)
+        self._check_address(sender, items)
         self.tell(sender)
         return False
 
@@ -374,7 +392,7 @@ class Gossip:
             met = self._met[sender] = _Met()
         return met
 
-    def _check_address(self, sender: str, items: list[list[Any]]) -> None:
+    def _check_address(self, sender: str, items: Sequence[list[Any]]) -> None:
         """Tell a node that began anew with a lower incarnation, at an address of its own.
 
         Its record counts for nothing here, so answers go where it was before. It must hear of the
@@ -382,11 +400,12 @@ class Gossip:
         """
         key = "n/" + sender
         held = self._roster.item(key)
-        for name, claimed in items:
-            if name != key or held is None or not _is_record(claimed) or claimed[0] > held[0]:
+        for claimed in [_read("n", item) for name, item in items if name == key]:
+            if held is None or claimed is None or claimed.incarnation > held.incarnation:
                 continue
-            if (claimed[1], claimed[3]) != (held.host, held.peer_port):
-                self._send_items(f"@{claimed[1]}:{claimed[3]}", NEWS, [[key, held]], [])
+            if (claimed.host, claimed.peer_port) != (held.host, held.peer_port):
+                place = f"@{claimed.host}:{claimed.peer_port}"
+                self._send_items(place, NEWS, [[key, held]], [])
                 return
 
     def tell(self, sender: str) -> None:
@@ -397,6 +416,10 @@ class Gossip:
             key = "w/" + sender
             self.stats["gossip_gone_told"] += 1
             self._send_items(sender, NEWS, [[key, self._roster.item(key)]], [])
+            # Nothing of it is taken, but it is told: it has rows to hand over, and must hear who
+            # owns them. (History: one that came back from its disk offered them to nobody, since
+            # by the registers that it held it owned them still.)
+            self._send(sender, (BUCKETS, self._promise, self._life, self._roster.buckets()))
 
     def stranger(self, sender: str) -> None:
         """A request of a node that does not belong to the ring, as far as is known here."""
@@ -441,20 +464,12 @@ def _is_pair(entry: Any) -> bool:
     return type(entry) in (list, tuple) and len(entry) == 2
 
 
-def _is_record(item: Any) -> bool:
-    """Whether this may be a record that names an address; `roster` has refused it if it is none."""
-    return (
-        isinstance(item, list | tuple)
-        and len(item) == 5
-        and tuple(map(type, item)) == (int, str, int, int, str)
-        and len(item[1]) <= 256
-        and item[1].isprintable()
-        and 0 < item[3] < 1 << 16
-    )
-
-
-def _says_gone(wish: Any) -> bool:
-    return isinstance(wish, list | tuple) and len(wish) == 4 and wish[1] in (LEFT, REMOVED)
+def _read(kind: str, item: Any) -> Any:
+    """An item as its kind, None if it is none: `roster` has refused it then."""
+    try:
+        return KINDS[kind].parse(tuple(item))
+    except (TypeError, ValueError):
+        return None
 
 
 def _size(key: str, item: Any) -> int:

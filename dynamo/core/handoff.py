@@ -25,27 +25,39 @@ Invariants
       repair" mark, so that the arc is compared with its home at the next exchange.
   H3  A stand-in acts for one named absent owner, so every hint knows its home (Dynamo §4.6).
   H4  What is owed is found on disk at start: nothing depends on the process that took it.
+  H5  A hint whose home does not own its arc any more, or is out of the ring for good, becomes owed
+      to all that own it. (History: a put was acknowledged by a, and by d for c. Then e replaced c,
+      and copied the arc from owners of which a was none. The hint at d was for c, who was not
+      coming back: fallback data that nobody handed off, riak_core#154. Other stores drop such hints
+      with their target, or cannot shut down for them, CASSANDRA-21217.)
+
+A hint for a home that is merely DOWN stays what it is. A node that re-routes and owns the arc
+itself takes the object into its own row, through the write door. One that is out of the ring for
+good takes all its hints into rows of its own, whoever owns them: nobody would listen to a hint of
+its, and its rows it may still offer (see `orphans`).
 
 Delivery is by window (`hint_batch` on the wire per home), so its rate follows the home's answers
 and never floods a node that just came back.
 
-Sources: Dynamo §4.6; riak_core#154 (fallback data nobody handed off); scylladb#8863, #12805.
+Sources: Dynamo §4.6; riak_core#154 (fallback data nobody handed off); scylladb#8863, #12805;
+CASSANDRA-21217.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 from typing import Any, NamedTuple
 
 import msgspec
 
-from dynamo.core import dvv
+from dynamo.core import dvv, ring
 from dynamo.core.config import Config
 from dynamo.core.liveness import Liveness
 from dynamo.core.messages import REPLICATE, STORED, SYNCED_IF_KEPT, Message
 from dynamo.core.replica import CHECK_BYTES, HINT_ARC, Minted, Replica, intact, seal_record
-from dynamo.core.ring import Table
+from dynamo.core.roster import Roster
 from dynamo.core.spaces import HINTS, QUARANTINE
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -69,21 +81,30 @@ decode_row = msgspec.msgpack.Decoder(Row).decode
 # A delivery not acknowledged by then is sent again: a cut shorter than a probe leaves no other
 # trace.
 RESEND_MS = 2_000
+# Hints that one step re-routes at most, in number and in bytes.
+REROUTE_ROWS = 64
+REROUTE_BYTES = 1 << 20
 
 
 class Handoff:
     """The hint rows of one node, what is owed to whom, and what is on its way."""
 
     __slots__ = (
+        "_arcs",
+        "_astray",
         "_bytes",
         "_config",
         "_liveness",
+        "_now_ms",
         "_oldest",
         "_outbox",
         "_owed",
         "_replica",
+        "_roster",
+        "_seen",
         "_sent",
         "_seq",
+        "_stirred",
         "_store",
         "_table",
         "events",
@@ -94,7 +115,7 @@ class Handoff:
     def __init__(
         self,
         config: Config,
-        table: Table,
+        roster: Roster,
         store: Any,
         replica: Replica,
         liveness: Liveness,
@@ -102,20 +123,29 @@ class Handoff:
         life: int,
     ) -> None:
         self._config = config
-        self._table = table
+        self._roster = roster
+        self._table = roster.table
         self._store = store
         self._replica = replica
         self._liveness = liveness
         self._outbox = outbox
         self._seq = life | 1 << 39
+        self._now_ms = 0
         self.events = replica.events
         self.stats = replica.stats
         self.needs_repair: dict[int, None] = {}
         self._owed: dict[str, dict[bytes, int]] = {}  # home -> storage key -> bytes
         self._bytes: dict[str, int] = {}
         self._oldest: dict[str, int] = {}  # home -> since_wall_ms of its oldest hint, at least
+        self._arcs: dict[str, dict[int, int]] = {}  # home -> arc -> how many hints
+        # Arcs with hints for homes that do not own them -> where to go on re-routing (H5); and what
+        # of the ring that follows from.
+        self._astray: dict[int, bytes] = {}
+        self._seen = (-1, -1)
         # request -> (home, storage key, what was sent, when it counts as lost)
         self._sent: dict[int, tuple[str, bytes, bytes, int]] = {}
+        # Most steps have nothing to send: whatever makes something to send, or room, says so.
+        self._stirred = True
         for skey, record in list(store.scan(HINTS)):
             row = self._read(skey, record)
             if row is not None:
@@ -229,8 +259,14 @@ class Handoff:
         size = len(row[2]) + ROW_OVERHEAD_BYTES
         if skey not in owed:
             self.stats["hints_created"] += 1
+            arc = skey[0] << 8 | skey[1]
+            arcs = self._arcs.setdefault(home, {})
+            arcs[arc] = arcs.get(arc, 0) + 1
+            if self._wrong(home, arc):
+                self._astray[arc] = b""
         self._bytes[home] = self._bytes.get(home, 0) + size - owed.get(skey, 0)
         owed[skey] = size
+        self._stirred = True
         self._oldest[home] = min(self._oldest.get(home, row[1]), row[1])
 
     def _erase(self, home: str, skey: bytes, row: Row) -> None:
@@ -245,16 +281,123 @@ class Handoff:
 
     def _drop(self, home: str, skey: bytes) -> None:
         self._bytes[home] -= self._owed[home].pop(skey)
+        arcs, arc = self._arcs[home], skey[0] << 8 | skey[1]
+        arcs[arc] -= 1
+        if not arcs[arc]:
+            del arcs[arc]
         if not self._owed[home]:
-            del self._owed[home], self._bytes[home], self._oldest[home]
+            del self._owed[home], self._bytes[home], self._oldest[home], self._arcs[home]
+
+    # --- homes that own nothing of it any more (H5) ----------------------------------------------
+
+    def _wrong(self, home: str, arc: int) -> bool:
+        # Whoever the register names is the home, gone or not. History: a home was removed, its
+        # hints were given to the owners that were left, who had the write already, and W copies
+        # had become fewer. They wait for the owner that comes in its place.
+        return home not in self._table.writers(arc)
+
+    def _find_astray(self) -> None:
+        seen = (self._table.changes, self._roster.people)
+        if seen != self._seen:
+            self._seen = seen
+            self._astray = {
+                arc: b""
+                for home, arcs in self._arcs.items()
+                for arc in arcs
+                if self._wrong(home, arc)
+            }
+
+    def _reroute(self) -> None:
+        """Owe the next hints to those who own their arcs now, a bounded number."""
+        rows_left, bytes_left = REROUTE_ROWS, REROUTE_BYTES
+        for arc, at in list(self._astray.items()):
+            low, high = ring.arc_range(arc)
+            if self._targets(arc) is None:
+                del self._astray[arc]  # until the ring changes there is nobody to owe it to
+                continue
+            for skey, record in self._page(at or low, high, rows_left, bytes_left):
+                rows_left -= 1
+                bytes_left -= len(record)
+                self._astray[arc] = skey + b"\0"
+                row = self._read(skey, record)
+                if row is not None:
+                    self._pass_on(arc, skey, row)
+            if rows_left <= 0 or bytes_left <= 0:
+                return
+            del self._astray[arc]
+
+    def _page(self, start: bytes, end: bytes, rows: int, size: int) -> list[tuple[bytes, bytes]]:
+        found = []
+        for skey, record in self._store.scan(HINTS, start, end, rows):
+            found.append((skey, record))
+            size -= len(record)
+            if size <= 0:
+                break
+        return found
+
+    def _targets(self, arc: int) -> list[str] | None:
+        """Who else owns the arc and is in the ring; None if nobody at all owns it."""
+        found = [name for name in self._table.writers(arc) if not self._roster.gone(name)]
+        return [name for name in found if name != self._roster.name] if found else None
+
+    def _pass_on(self, arc: int, skey: bytes, row: Row) -> None:
+        wrong = [home for home in row.homes if self._wrong(home, arc)]
+        if not wrong:
+            return
+        homes = [home for home in row.homes if home not in wrong]
+        for home in self._targets(arc) or ():
+            homes = _with(homes, home)
+        if row.obj and self._roster.name in self._table.writers(arc):
+            self._replica.merge(arc, skey, row.obj, row.gone)
+        if homes:
+            self._write(skey, row._replace(homes=homes))
+        else:
+            self._store.delete(HINTS, skey)
+        for home in wrong:
+            self._drop(home, skey)
+        self.stats["hints_rerouted"] += len(wrong)
+
+    def _absorb(self) -> None:
+        """Make hints rows of this node, which is out of the ring and may only offer rows."""
+        for skey, record in self._page(b"", b"\xff" * 3, REROUTE_ROWS, REROUTE_BYTES):
+            row = self._read(skey, record)
+            if row is None:
+                continue
+            if row.obj:
+                self._replica.merge(skey[0] << 8 | skey[1], skey, row.obj, row.gone)
+            self._store.delete(HINTS, skey)
+            for home in row.homes:
+                self._drop(home, skey)
+            self.stats["hints_rerouted"] += len(row.homes)
+
+    def owes(self, arc: int) -> bool:
+        """Whether any hint of an arc is left here."""
+        return any(arc in arcs for arcs in self._arcs.values())
+
+    def discard(self) -> None:
+        """Erase all hints: they are not wanted any more."""
+        self._store.delete_range(HINTS, b"", None)
+        self.stats["hints_discarded"] += sum(map(len, self._owed.values()))
+        for kept in (self._owed, self._arcs, self._bytes, self._oldest, self._sent, self._astray):
+            kept.clear()
 
     # --- delivery -----------------------------------------------------------------------------
 
     def run(self, now_ms: int) -> None:
         """Send the next hints to every home that answers."""
+        self._now_ms = now_ms
         if self._sent:
             self._give_up_lost(now_ms)
-        if self._owed:
+        if not self._owed:
+            self._astray.clear()
+        elif self._roster.gone(self._roster.name):
+            self._absorb()
+        else:
+            self._find_astray()
+            if self._astray:
+                self._reroute()
+        if self._owed and self._stirred:
+            self._stirred = False
             for home, owed in list(self._owed.items()):
                 if self._liveness.state(home) == "up":
                     self._send(home, owed, now_ms)
@@ -264,11 +407,14 @@ class Handoff:
         room = self._config.hint_batch - len(flying)
         size = 0
         for skey in list(islice(owed, self._config.hint_batch * 2)) if room > 0 else ():
-            if skey in flying:
+            if skey in flying or self._wrong(home, skey[0] << 8 | skey[1]):
                 continue
             size += self._deliver(home, skey, now_ms)
             room -= 1
-            if room <= 0 or size >= self._config.hint_batch_bytes:
+            if size >= self._config.hint_batch_bytes:
+                self._stirred = True  # the next step goes on
+                return
+            if room <= 0:
                 return
 
     def _deliver(self, home: str, skey: bytes, now_ms: int) -> int:
@@ -302,17 +448,26 @@ class Handoff:
             if due_ms > now_ms:
                 return
             del self._sent[req]
+            self._stirred = True
             self.stats["hints_unanswered"] += 1
 
     def on_replicate_ok(self, sender: str, message: Message) -> bool:
         """Handle an acknowledgement if it is of a hint; say whether it was."""
         _, req, status, _, _ = message
-        sent = self._sent.pop(req, None)
+        sent = self._sent.get(req)
         if sent is None or sent[0] != sender:
             return False
+        if status != STORED:
+            # It stays on the list of what is on its way until it would count as lost. History: a
+            # home with a full disk refused a hint, which was sent again at once, and refused; two
+            # nodes did nothing else any more.
+            self.stats["hints_put_off"] += 1
+            return True
+        del self._sent[req]
+        self._stirred = True
         home, skey, obj, _ = sent
         row = self.row(skey)
-        if status != STORED or row is None or home not in row[0]:
+        if row is None or home not in row[0]:
             return True
         if obj == (row[2] or self._replica.obj(skey)):  # H1
             self._erase(home, skey, row)
@@ -321,13 +476,16 @@ class Handoff:
         return True
 
     def drop_node(self, name: str) -> None:
-        """Forget what is on its way to a peer that was lost; it will be sent again."""
+        """Forget what is on its way to a peer that is heard again; it will be sent again."""
+        self._stirred = True
         for req in [req for req, sent in self._sent.items() if sent[0] == name]:
             del self._sent[req]
 
     def next_due_ms(self) -> int | None:
-        """When a delivery counts as lost; None if nothing is on its way."""
-        return next((due for _, _, _, due in self._sent.values()), None)
+        """When a delivery counts as lost, or now; None if there is nothing to wait for."""
+        if self._astray or (self._owed and self._roster.gone(self._roster.name)):
+            return self._now_ms
+        return next(iter(self._sent.values()))[3] if self._sent else None
 
     def counts(self) -> dict[str, int]:
         """Undelivered hints per home."""
@@ -350,6 +508,9 @@ class Handoff:
                 stored.setdefault(home, []).append(skey)
         indexed = {home: sorted(owed) for home, owed in self._owed.items() if owed}
         assert indexed == {home: sorted(keys) for home, keys in stored.items()}, "H4"
+        for home, owed in self._owed.items():
+            arcs = Counter(skey[0] << 8 | skey[1] for skey in owed)
+            assert arcs == self._arcs[home], "H5: arcs in which something is owed"
 
 
 def _latest(gone: tuple[bytes, ...], more: Iterable[bytes]) -> tuple[bytes, ...]:

@@ -72,6 +72,8 @@ class Inspection:
         self.movers: list[Callable[[], list[dict[str, Any]]]] = []
         self.rates: list[Callable[[], int]] = []
         self.gossip_view: Callable[[], dict[str, Any]] = dict
+        # Clients ask once a second each: as of which change of the table, names, and owners.
+        self._packed: tuple[int, list[str], bytes] = (-1, [], b"")
         self._answers: dict[str, Callable[[], dict[str, Any]]] = {
             "status": self.status,
             "roots": self.roots,
@@ -86,7 +88,9 @@ class Inspection:
 
     def on_ring(self, client: bytes, message: Message, born_ms: int) -> None:
         config, table = self._config, self._table
-        names, owners = table.packed_owners()
+        if self._packed[0] != table.changes:
+            self._packed = (table.changes, *table.packed_owners())
+        _, names, owners = self._packed
         found = [self._roster.member(name) for name in names]
         # A name that owns arcs, and of which nothing is known, still has its place in the list.
         members = [
@@ -94,6 +98,8 @@ class Inspection:
             for name, m in zip(names, found, strict=True)
         ]
         limits = [config.key_bytes_max, config.value_bytes_max, config.timeout_ms_max]
+        if message[3] >= table.version:
+            owners = b""  # as the client knows them, and they are most of the answer
         self._requests.outbox.append(
             (
                 client,
@@ -169,6 +175,7 @@ class Inspection:
             "created": stats["hints_created"],
             "delivered": stats["hints_delivered"],
             "refused": stats["hints_refused"],
+            "rerouted": stats["hints_rerouted"],
         }
 
     def transfers(self) -> dict[str, Any]:

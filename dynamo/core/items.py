@@ -27,6 +27,7 @@ JUMP_MAX = 1 << 20  # by which a counter may exceed the one known here
 COUNTER_MAX = 1 << 48
 NODES_MAX = 4_096  # names, of whatever state
 TASKS_MAX = 32  # the latest ones are kept
+TASK_BYTES_MAX = 256 << 10  # a change of all the nodes there may be
 ARGS_MAX = 8
 
 BUCKET_ARCS = 32
@@ -171,6 +172,10 @@ def read_register(item: Iterable[Any]) -> Register:
         raise ValueError("no owners, or owners to be without a move")
     if register.tie != tie_of(register.cur, register.next):
         raise ValueError("a tie that is not of these owners")
+    # A version is a ballot of these lists alone; of phase DONE the lists are no longer known.
+    ballot = register.ver ^ register.tie
+    if register.round and register.phase != ring.DONE and ballot & (1 << ring.BALLOT_BITS) - 1:
+        raise ValueError("a version that is not of these owners")
     return register
 
 

@@ -73,19 +73,21 @@ FORWARD = 39  # req message ver phase
 FORWARDED = 40  # req message
 PING = 41  # seq
 PONG = 42  # seq
-ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]
-ROOTS_ARE = 44  # req differing: [arc, ...] unsynced: [arc, ...] of those asked
+ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks for its ballots
+# req differing: [arc, ...] unsynced: [arc, ...] of those asked
+# ballots: [[arc, ver, phase, promised, about, ballot, kill], ...], see `ballots`
+ROOTS_ARE = 44
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
 GOSSIP = 47  # promise life hash; promise: [n, r, w, partitions], hash: of all known of the ring
 BUCKETS = 48  # promise life hashes: [[bucket, hash], ...]; the answer to a GOSSIP of another hash
 ITEMS = 49  # promise life heard step items: [[key, item], ...] buckets: [[bucket, hash], ...]
 REGISTER = 50  # req arc ver phase tie cur next; adopt it, write it down, say so
-REGISTERED = 51  # req arc ver phase tie cur next; what is held now, on disk
-PROMISE = 52  # req arc ver; promise to serve no ballot below `ver` on this arc
-PROMISED = 53  # req arc ok ballot voted_ver voted_ballot
-VOTE = 54  # req arc ver ballot; agree that version `ver` switches
-VOTED = 55  # req arc ok ballot
+REGISTERED = 51  # req arc ver phase tie cur next promised; what is held now, on disk
+PROMISE = 52  # req arc ballot ver phase; serve none below, as to what follows (ver, phase)
+PROMISED = 53  # req arc ok ballot voted_ver voted_ballot; voted_ver 0: that it is dead
+VOTE = 54  # req arc ver ballot kill; agree that version `ver` switches, or that it is dead
+VOTED = 55  # req arc ok ballot; ok: see `ballots`
 OFFER = 56  # req timeout_ms arc ver phase rows: [[storage_key, digest], ...] objs, as KEYS_ARE
 OFFERED = 57  # req ok want: [storage_key, ...]
 PING_FOR = 58  # seq target; probe it for me
@@ -120,17 +122,17 @@ SHAPES: dict[int, tuple[type, ...]] = {
     PING: (N, N),
     PONG: (N, N),
     ROOTS: (N, N, N, L),
-    ROOTS_ARE: (N, N, L, L),
+    ROOTS_ARE: (N, N, L, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
     GOSSIP: (N, L, N, N),
     BUCKETS: (N, L, N, L),
     ITEMS: (N, L, N, N, N, L, L),
     REGISTER: (N, N, N, N, N, N, L, L),
-    REGISTERED: (N, N, N, N, N, N, L, L),
-    PROMISE: (N, N, N, N),
+    REGISTERED: (N, N, N, N, N, N, L, L, N),
+    PROMISE: (N, N, N, N, N, N),
     PROMISED: (N, N, N, N, N, N, N),
-    VOTE: (N, N, N, N, N),
+    VOTE: (N, N, N, N, N, N),
     VOTED: (N, N, N, N, N),
     OFFER: (N, N, N, N, N, N, L, L),
     OFFERED: (N, N, N, L),

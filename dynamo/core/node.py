@@ -4,10 +4,12 @@
               Writes, Fanout    puts                         │
               Reads     gets                                 ├──▶ Replica, Handoff ──▶ store.commit
               Serving   what coordinators elsewhere ask      │
+              Fence     who is at which phase of a move      │
               Handoff   hints for owners that are away       │     (the write door)         │
               Exchange  owners compare arcs                  │                              ▼
               Liveness  who answers                          │
               Gossip    what the ring is                     │                            outbox
+              Orphans   rows that others own                 │
               Scanning  which keys an arc has                │
               Changes   what people want of the ring         │
               Inspection  what people ask                    ┘
@@ -34,10 +36,12 @@ from collections.abc import Callable, Sequence
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from dynamo.core.ballots import Ballots, Elector
 from dynamo.core.changes import Changes
 from dynamo.core.config import Config
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
+from dynamo.core.fence import Fence
 from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.inspection import Inspection
@@ -58,10 +62,18 @@ from dynamo.core.messages import (
     KEYS,
     KEYS_ARE,
     LIFE_BITS,
+    OFFER,
+    OFFERED,
     PING,
+    PING_FOR,
     PONG,
+    PONG_FOR,
+    PROMISE,
+    PROMISED,
     PUT,
     REFUSED,
+    REGISTER,
+    REGISTERED,
     REPLICATE,
     REPLICATE_OK,
     RING,
@@ -69,9 +81,13 @@ from dynamo.core.messages import (
     ROOTS_ARE,
     SCAN,
     STATUS,
+    VOTE,
+    VOTED,
     Malformed,
     Message,
 )
+from dynamo.core.moves import Moves
+from dynamo.core.orphans import Orphans
 from dynamo.core.reads import Reads
 from dynamo.core.replica import Replica
 from dynamo.core.requests import Requests
@@ -85,7 +101,9 @@ Handler = Callable[[Any, Message, int], None]
 EVENTS_MAX = 1_000
 
 # Kinds whose third field is the time they have left.
-_TIMED = frozenset((PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS))
+_TIMED = frozenset(
+    (PUT, GET, RING, STATUS, CHANGE, SCAN, REPLICATE, FETCH, ASK_ID, ROOTS, KEYS, OFFER)
+)
 
 
 class Cluster(NamedTuple):
@@ -140,31 +158,61 @@ class Node:
         life = rng.getrandbits(LIFE_BITS)
         self.boot = self.replica.boot << LIFE_BITS | life
         life <<= 40
-        self.liveness = Liveness(config, self.roster.peers(), outbox, self.events, now_ms)
-        self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
-        self._people = self.roster.people
-        self.handoff = Handoff(config, self.table, store, self.replica, self.liveness, outbox, life)
-        self.requests = Requests(
-            config, name, cluster.secret, self.table, self.replica, self.liveness, outbox, life
+        self.liveness = Liveness(
+            config, name, self.roster.peers(), outbox, self.events, self.stats, rng, now_ms
         )
+        self._followed = (-1, -1)
+        self.gossip = Gossip(config, self.roster, self.liveness, outbox, rng, list(seeds))
+        self.handoff = Handoff(
+            config, self.roster, store, self.replica, self.liveness, outbox, life
+        )
+        self.requests = Requests(
+            config, name, cluster.secret, self.roster, self.replica, self.liveness, outbox, life
+        )
+        self.fence = Fence(self.requests)
         self.serving = Serving(self.requests, self.handoff, store)
         self.fanout = Fanout(self.requests, self.handoff)
         self.writes = Writes(self.requests, self.handoff, self.fanout, store)
         self.reads = Reads(self.requests, self.handoff)
+        ballots = Ballots(self.roster, self.replica, store, now_ms)
+        self.elector = Elector(self.roster, ballots, outbox)
         self.exchange = Exchange(
-            config, name, self.table, self.replica, self.liveness, outbox, life
-        )
+            config, name, self.table, self.replica, self.liveness, ballots, outbox, life,
+            now_ms,
+        )  # fmt: skip
+        self.moves = Moves(
+            config, self.roster, self.replica, self.liveness, self.exchange, self.elector, outbox,
+            rng, life, now_ms,
+        )  # fmt: skip
+        self.orphans = Orphans(self.requests, self.handoff, store, life)
+        self._look_inward(cluster, store, now_ms)
+        self._client_handlers = self._for_clients()
+        self._peer_handlers = self._for_peers()
+        # Before anything else: the identity and the start counter of this life are on disk.
+        store.commit(sync=True)
+
+    def _look_inward(self, cluster: Cluster, store: Any, now_ms: int) -> None:
+        """What people and clients ask of the ring, and the lists of parts that a step goes by."""
+        config, name = self.config, self.name
         self.scanning = Scanning(self.requests, self.handoff, store)
         self.changes = Changes(self.roster, self.requests, self.handoff, store)
         self.inspection = Inspection(
             name, cluster.name, config, self.roster, store, self.requests, self.handoff,
             self.exchange, self.changes, now_ms,
         )  # fmt: skip
+        self.inspection.movers += [self.moves.view, self.orphans.view]
+        self.inspection.rates.append(self.moves.rate_bytes_per_s)
         self.inspection.gossip_view = self.gossip.report
-        self._client_handlers = self._for_clients()
-        self._peer_handlers = self._for_peers()
-        # Before anything else: the identity and the start counter of this life are on disk.
-        store.commit(sync=True)
+        # What may ask for a step that ends in a synced commit.
+        self._durable: tuple[Any, ...] = (
+            self.fanout, self.serving, self.fence, self.orphans, self.changes, self.elector,
+            self.moves.driver,
+        )  # fmt: skip
+        self._background = (self.liveness, self.handoff, self.exchange, self.replica)
+        self._parts: tuple[Any, ...] = (
+            *self._background[1:], self.requests, self.scanning, self.gossip, self.orphans,
+            self.changes, self.moves,
+        )  # fmt: skip
 
     def _for_clients(self) -> dict[int, Handler]:
         return {
@@ -184,15 +232,25 @@ class Node:
             FETCHED: self.reads.on_fetched,
             ASK_ID: self.serving.on_ask_id,
             ID_IS: self.writes.on_id_is,
-            REFUSED: self.requests.on_refused,
+            REFUSED: self.fence.on_refused,
             FORWARD: self.requests.on_forward,
             FORWARDED: self.requests.on_forwarded,
             PING: self.liveness.on_ping,
             PONG: self.liveness.on_pong,
+            PING_FOR: self.liveness.on_ping_for,
+            PONG_FOR: self.liveness.on_pong_for,
             ROOTS: self.exchange.on_roots,
             ROOTS_ARE: self.exchange.on_roots_are,
             KEYS: self.exchange.on_keys,
             KEYS_ARE: self.exchange.on_keys_are,
+            OFFER: self.orphans.on_offer,
+            OFFERED: self.orphans.on_offered,
+            REGISTER: self.elector.on_register,
+            REGISTERED: self.moves.driver.on_registered,
+            PROMISE: self.elector.on_promise,
+            PROMISED: self.moves.driver.on_promised,
+            VOTE: self.elector.on_vote,
+            VOTED: self.moves.driver.on_voted,
             GOSSIP: self.gossip.on_gossip,
             BUCKETS: self.gossip.on_buckets,
             ITEMS: self.gossip.on_items,
@@ -218,11 +276,15 @@ class Node:
         self.requests.now_ms = now_ms
         self.requests.wall_ms = wall_ms
         self.gossip.now_ms = now_ms
+        self.elector.ballots.now_ms = now_ms
+        self.moves.begin_step(now_ms)
         self.replica.begin_step(now_ms)
         self._handle(inbox, now_ms)
         self._run_due(now_ms)
-        sync = self.fanout.durable_due or self.serving.durable_due or self.changes.durable_due
-        self.fanout.durable_due = self.serving.durable_due = self.changes.durable_due = False
+        sync = False
+        for part in self._durable:
+            sync |= part.durable_due
+            part.durable_due = False
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()
@@ -264,48 +326,60 @@ class Node:
             self.gossip.stranger(sender)
 
     def _run_due(self, now_ms: int) -> None:
-        if self._people != self.roster.people:
-            self._people = self.roster.people
-            self.liveness.follow(self.roster.peers(), now_ms)
+        self._follow(now_ms)
+        liveness, handoff, exchange, replica = self._background
         self.requests.run()
-        self.liveness.run(now_ms)
-        if self.liveness.came_up:
+        liveness.run(now_ms)
+        if liveness.came_up:
             # Fallbacks deliver to, and replicas compare with, whoever is back.
-            for name in self.liveness.came_up:
-                self.handoff.drop_node(name)
-            self.exchange.hurry(self.liveness.came_up)
-            self.gossip.hurry(self.liveness.came_up)
-            self.liveness.came_up.clear()
-        self.handoff.run(now_ms)
+            for name in liveness.came_up:
+                handoff.drop_node(name)
+            exchange.hurry(liveness.came_up)
+            self.orphans.hurry()
+            self.gossip.hurry(liveness.came_up)
+            self.moves.hurry()
+            liveness.came_up.clear()
+        handoff.run(now_ms)
         self.gossip.run(now_ms)
         self.scanning.run()
-        for arc in self.replica.take_doubted():
-            self.exchange.watch(arc)
-        if self.handoff.needs_repair:
-            self.handoff.needs_repair.clear()
-            self.exchange.look_soon(now_ms)
-        self.exchange.run(now_ms)
+        for arc in replica.take_doubted():
+            exchange.watch(arc)
+        if handoff.needs_repair:
+            handoff.needs_repair.clear()
+            exchange.look_soon(now_ms)
+        self.moves.run(now_ms)
+        exchange.run(now_ms)
+        if exchange.copies.done:
+            self.moves.run(now_ms)
+        self.orphans.run(now_ms)
         self.changes.run(now_ms)
-        if self.liveness.doubts:
-            self.replica.hold_ids()
-        self.replica.forget_ids()
-        del self.events[:-EVENTS_MAX]
+        if liveness.doubts:
+            replica.hold_ids()
+        replica.forget_ids()
+        if len(self.events) > EVENTS_MAX:
+            del self.events[:-EVENTS_MAX]
+
+    def _follow(self, now_ms: int) -> None:
+        """Watch whom the ring has now, and count whom its registers name besides."""
+        seen = (self.roster.people, self.table.changes)
+        if seen == self._followed:
+            return
+        peers, writers = self.roster.peers(), self.table.writers
+        known = {*peers, self.name}
+        named = {name: None for arc in range(self.config.partitions) for name in writers(arc)}
+        absent = sum(name not in known for name in named)
+        self.liveness.follow(peers, now_ms, absent)
+        self._followed = seen
 
     def next_due_ms(self) -> int:
         """Until when there is nothing to do unless a message comes."""
-        if self._people != self.roster.people:
+        if self._followed != (self.roster.people, self.table.changes):
             return self._now_ms
-        due = min(self.liveness.next_due_ms(), self.exchange.next_due_ms())
-        due = min(due, self.gossip.next_due_ms())
-        for other in (
-            self.requests.next_due_ms(),
-            self.handoff.next_due_ms(),
-            self.replica.next_due_ms(),
-            self.scanning.next_due_ms(),
-            self.changes.next_due_ms(),
-        ):
-            if other is not None:
-                due = min(due, other)
+        due = self.liveness.next_due_ms()
+        for part in self._parts:
+            other = part.next_due_ms()
+            if other is not None and other < due:
+                due = other
         return due
 
     def lost(self, peer: str) -> None:

@@ -1,6 +1,6 @@
 """Gets: the local row, R-1 others asked with its check, merged, answered at R, repaired.
 
-    N=3 R=2, owners [a, b, c]:
+    N=3 R=2, owners [a, b, c], those whom reads ask at the present phase of the arc (`ring`):
 
       client -> a  GET            a reads its row
       a -> b       FETCH check    "is this what you hold?"
@@ -12,6 +12,10 @@ If b has not answered within min(p99, cap), c is asked as well (a hedge). Owners
 be behind are repaired after the answer, or before it where the client asked for that.
 
 Who counts toward R is for the one who is asked to say (R4, see `serving`).
+
+Refused by somebody who knows a later register, a read begins again, under a new number, with the
+owners named there (`_restart`): answers of two phases do not add up to one quorum. A node that is
+no owner may coordinate, and does not count itself.
 
 When the merge shows several values and the replicas differed, they are brought together before
 the answer, and what they return counts: another owner may remember that one of the values is a
@@ -25,7 +29,6 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo.core import dvv, ring
-from dynamo.core.config import quorum
 from dynamo.core.handoff import Handoff
 from dynamo.core.messages import (
     FETCH,
@@ -39,7 +42,15 @@ from dynamo.core.messages import (
     Message,
 )
 from dynamo.core.replica import CHECK_BYTES, seal_record
-from dynamo.core.requests import Client, Forward, Operation, Refused, Requests, unavailable
+from dynamo.core.requests import (
+    Client,
+    Forward,
+    Operation,
+    Refused,
+    Requests,
+    share,
+    unavailable,
+)
 
 P99_STEP_MS = 0.5
 
@@ -52,6 +63,7 @@ class Get(Operation):
         "check",
         "hedged",
         "left",
+        "levels",
         "local",
         "owner",
         "patience_ms",
@@ -65,6 +77,7 @@ class Get(Operation):
     )
 
     reads: Reads
+    levels: tuple[int, int]  # r and pr as the client gave them
     r: int
     pr: int
 
@@ -98,7 +111,7 @@ class Get(Operation):
             )  # fmt: skip
 
     def again(self, peer: str) -> None:
-        self.reads.ask(self, peer)
+        self.reads.again(self, peer)
 
 
 class Reads:
@@ -118,53 +131,116 @@ class Reads:
         requests = self.requests
         config = requests.config
         skey = ring.storage_key(key, requests.table.partitions)
-        owners = requests.table.owners(skey[0] << 8 | skey[1])
-        op = Get(client, creq, key, skey, owners, deadline_ms, flags, 0)
+        register = requests.aim(skey)
+        owners = register.readers
+        op = Get(client, creq, key, skey, register, owners, deadline_ms, flags, 0)
         op.reads = self
-        count = len(owners)
-        op.r = requests.level(r, config.r or quorum(count), count, "r")
+        op.levels = (r, pr)
+        count = max(len(register.cur), len(register.next))
+        op.r = requests.level(r, config.r, count, "r")
         op.pr = requests.level(pr, config.r, count, "pr") if pr else 0
-        if requests.me in owners:
+        if register.next:
+            self._aim(op)
+        if forwarded or requests.me in owners:
             self._coordinate(op)
-        elif forwarded:
-            raise unavailable("a forwarded get", 1, 0, list(owners))
         else:
             Forward(
-                requests, client, message, skey, deadline_ms, owners,
+                requests, client, message, skey, deadline_ms, register,
                 lambda again: self._stand_in(op),
             ).silent(requests.now_ms)  # fmt: skip
 
+    def _aim(self, op: Get) -> None:
+        """Make a get one for the owners that its arc has now, and keep its levels within reach."""
+        requests = self.requests
+        op.register = requests.table.registers[op.arc]
+        op.owners = op.register.readers
+        (r, pr), own, count = op.levels, requests.config.r, len(op.owners)
+        op.r = share(r, own, count)
+        op.pr = share(pr, own, count) if pr else 0
+
     def _coordinate(self, op: Get) -> None:
         requests = self.requests
-        record = requests.replica.record(op.skey)
-        op.local, op.check = record[CHECK_BYTES:], record[:CHECK_BYTES]
-        op.answers[requests.me] = op.local
-        if requests.replica.synced(op.arc):
-            op.acked.append(requests.me)
-        op.left = requests.in_order(requests.table.others(op.arc, requests.me))[:]
+        if requests.me in op.owners:
+            record = requests.replica.record(op.skey)
+            op.local, op.check = record[CHECK_BYTES:], record[:CHECK_BYTES]
+            op.answers[requests.me] = op.local
+            if requests.replica.synced(op.arc):
+                op.acked.append(requests.me)
+        else:
+            self._look_at_hints(op)
+        op.left = requests.liveness.in_order(requests.table.others(op.arc, requests.me))[:]
         self._reach(op, len(op.acked))
 
-    def _stand_in(self, op: Get) -> None:
-        """Answer for owners none of whom answered this node, from hints."""
-        requests = self.requests
+    def _look_at_hints(self, op: Get) -> None:
+        """This node is none that reads ask: a hint that it holds counts, and nothing else (R4)."""
         op.owner = False
         op.local = self.handoff.peek(op.skey)
         op.check = seal_record(op.skey, op.local)[:CHECK_BYTES] if op.local else b""
         if op.local:
-            op.answers[requests.me] = op.local
-            op.acked.append(requests.me)
+            op.answers[self.requests.me] = op.local
+            if op.flags & SLOPPY:
+                op.acked.append(self.requests.me)
+
+    def _stand_in(self, op: Get) -> None:
+        """Answer for owners none of whom answered this node, from hints."""
+        requests = self.requests
+        self._aim(op)
         try:
+            if requests.me in op.owners:  # since a moment ago
+                self._coordinate(op)
+                return
+            self._look_at_hints(op)
+            # Owners last: they were silent, or would not coordinate and may answer all the same.
+            op.left = requests.stand_ins(op.arc) if op.flags & SLOPPY else []
+            op.left += requests.liveness.in_order(requests.table.others(op.arc, requests.me))
             self._reach(op, len(op.acked))
         except Refused as refusal:  # `start` has returned: nobody else answers for it
-            requests.fail(
-                op.client, op.creq, refusal.code, str(refusal), op.r, len(op.acked), op.acked
-            )
+            self._refuse(op, refusal)
+
+    def _refuse(self, op: Get, refusal: Refused) -> None:
+        op.done = True
+        self.requests.close(op)
+        self.requests.fail(
+            op.client, op.creq, refusal.code, str(refusal), op.r, len(op.acked), op.acked
+        )
+
+    def again(self, op: Get, peer: str) -> None:
+        """A peer has refused to answer, or to be repaired, under the register of this read."""
+        requests = self.requests
+        moved = op.register is not requests.table.registers[op.arc]
+        if op.repairing:
+            # The quorum of the read stands; who owns the arc no longer need not be repaired.
+            op.register = requests.table.registers[op.arc]
+            if peer not in requests.table.writers(op.arc) or not self._repair(op, [peer]):
+                self._repaired(op, peer)
+        elif op.done:
+            del op.waiting[peer]
+            self._leave(op)
+        elif moved:
+            self._restart(op)
+        else:
+            self.ask(op, peer)
+
+    def _restart(self, op: Get) -> None:
+        """Read again, from the owners that reads ask now."""
+        self.requests.stats["gets_restarted"] += 1
+        self.requests.close(op)
+        self._aim(op)
+        op.owner = True
+        op.answers = {}
+        op.acked = []
+        op.waiting = {}
+        op.hedged = False
+        try:
+            self._coordinate(op)
+        except Refused as refusal:
+            self._refuse(op, refusal)
 
     def _reach(self, op: Get, counted: int) -> None:
         """Ask as many as R needs, stand-ins where owners are missing; refuse what cannot work."""
         requests = self.requests
         if op.flags & SLOPPY and counted + len(op.left) < op.r:
-            op.left += requests.stand_ins(op.arc)
+            op.left += [name for name in requests.stand_ins(op.arc) if name not in op.left]
         if counted + len(op.left) < op.r:
             raise unavailable(f"r={op.r}", op.r, counted + len(op.left), op.acked + op.left)
         if op.pr:
@@ -185,8 +261,7 @@ class Reads:
 
     def ask(self, op: Get, name: str) -> None:
         """Ask one node for what it holds, unless it is what is held here."""
-        requests = self.requests
-        register = requests.table.registers[op.arc]
+        requests, register = self.requests, op.register
         op.waiting[name] = ""
         left_ms = requests.remaining_ms(op)
         requests.outbox.append(
@@ -295,10 +370,7 @@ class Reads:
         usable = requests.liveness.usable
         if sum(name == requests.me or usable(name) for name in op.owners) >= max(op.r, op.pr):
             return
-        op.done = True
-        refusal = unavailable(f"r={op.r}", op.r, len(op.acked), op.acked)
-        requests.fail(op.client, op.creq, refusal.code, str(refusal), op.r, len(op.acked), op.acked)
-        requests.close(op)
+        self._refuse(op, unavailable(f"r={op.r}", op.r, len(op.acked), op.acked))
 
     def _late(self, op: Get, sender: str) -> None:
         self._repair(op, [sender])
@@ -354,8 +426,7 @@ class Reads:
     def _repair(self, op: Get, names: list[str]) -> list[str]:
         """Send the merged object to owners that hold something else; say to whom."""
         requests = self.requests
-        merged = op.local
-        register = requests.table.registers[op.arc]
+        merged, register = op.local, op.register
         sent = []
         for name in names:
             known = op.answers.get(name)  # None: not asked
@@ -379,10 +450,14 @@ class Reads:
         op = self.requests.pending.get(req)
         if not isinstance(op, Get) or not op.repairing or sender not in op.waiting:
             return
-        del op.waiting[sender]
         if returned:
             op.answers[sender] = returned
             self._merge(op, [sender])
+        self._repaired(op, sender)
+
+    def _repaired(self, op: Get, peer: str) -> None:
+        """A peer need not be waited for any longer."""
+        del op.waiting[peer]
         if not op.waiting:
             self.answer(op)
             self.requests.close(op)

@@ -261,6 +261,34 @@ class Replica:
         self.roots[arc] = root
         return obj
 
+    def drop(self, arc: int, rows: int) -> None:
+        """Erase all of an arc, `rows` rows, and what was set aside of it: others hold it now.
+
+        Not the actors: they do not continue on a key of which no row is left (D3).
+        """
+        start, end = ring.arc_range(arc)
+        self._store.delete_range(OBJECTS, start, end)
+        self._store.delete_range(QUARANTINE, start, end)
+        self.keys -= rows
+        self.roots.pop(arc, None)
+        self._doubted.pop(arc, None)
+        self.set_synced(arc, False)
+
+    def discard(self) -> None:
+        """Erase all rows of all arcs."""
+        self._store.delete_range(OBJECTS, b"", None)
+        self._store.delete_range(QUARANTINE, b"", None)
+        self.keys = 0
+        self.roots.clear()
+        self._doubted.clear()
+        self._synced = bytearray(len(self._synced))
+        self._store.put(META, b"synced", bytes(self._synced))
+
+    @property
+    def incarnation(self) -> bytes:
+        """16 bytes that change whenever the store may have lost something it had."""
+        return bytes(self._incarnation)
+
     # --- the write door -------------------------------------------------------------------------
 
     def mint(
@@ -435,7 +463,8 @@ class Replica:
 
     def forget_ids(self) -> None:
         """Drop what has been remembered long enough, or beyond `ids_max`."""
-        dead, now, surplus = self.dead, self._now, len(self.dead) - self._config.ids_max
+        dead, now = self.dead, self._now
+        surplus = len(dead) - self._config.ids_max
         if now < self._forget_due_ms and surplus <= 0:
             return
         self._forget_due_ms = now + self._config.id_memory_ms
@@ -463,8 +492,10 @@ class Replica:
 
     def next_due_ms(self) -> int | None:
         """When the oldest remembered id may be forgotten."""
-        due_ms = next(iter(self.dead.values()), None)
-        return None if due_ms is None else max(due_ms, self._hold_ids_ms)
+        if not self.dead:
+            return None
+        due_ms = next(iter(self.dead.values()))
+        return due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""

@@ -10,6 +10,9 @@ it on). What comes back is the finished answer, never a second request: a put fo
 minted twice was riak_kv#1046. If the owner stays silent the next one gets it as a further attempt
 of the same put id, which makes it ask before it mints.
 
+An operation keeps the register it began with, and asks everybody under it, until somebody refuses
+it (see `fence`).
+
 Sources: Dynamo §4.5-4.6; DESIGN §4.
 """
 
@@ -26,16 +29,16 @@ from dynamo.core.liveness import UP, Liveness
 from dynamo.core.messages import (
     ALL,
     CONFLICT,
-    DEFAULT,
     FAILED,
     FORWARD,
     FORWARDED,
     GET,
     INVALID,
     KEY_TOO_LONG,
+    NOT_A_MEMBER,
+    NOT_READY,
     OVERLOADED,
     PUT,
-    QUORUM,
     REFUSED,
     TIMED_OUT,
     TO_CLIENT,
@@ -45,7 +48,8 @@ from dynamo.core.messages import (
     check,
 )
 from dynamo.core.replica import Replica
-from dynamo.core.ring import Register, Table
+from dynamo.core.ring import Register
+from dynamo.core.roster import Roster
 
 RETRY_AFTER_MS = 50
 PUT_ID_BYTES = 16
@@ -78,6 +82,8 @@ class Operation:
         "key",
         "open",
         "owners",
+        "refusals",
+        "register",
         "req",
         "size",
         "skey",
@@ -85,15 +91,17 @@ class Operation:
     )
 
     def __init__(
-        self, client: Client, creq: int, key: bytes, skey: bytes, owners: tuple[str, ...],
-        deadline_ms: int, flags: int, size: int,
+        self, client: Client, creq: int, key: bytes, skey: bytes, register: Register,
+        owners: tuple[str, ...], deadline_ms: int, flags: int, size: int,
     ) -> None:  # fmt: skip
         self.client = client
         self.creq = creq
         self.key = key
         self.skey = skey
         self.arc = skey[0] << 8 | skey[1]
+        self.register = register  # under which everybody is asked (F1)
         self.owners = owners
+        self.refusals = 0
         self.deadline_ms = deadline_ms
         self.flags = flags
         self.size = size
@@ -112,7 +120,7 @@ class Operation:
         raise AssertionError("each kind of operation has its own")
 
     def again(self, peer: str) -> None:
-        """Ask a peer once more, under the register that it has just taught this node."""
+        """Ask a peer that has refused once more, or whoever the register names that holds now."""
 
 
 class Requests:
@@ -130,6 +138,7 @@ class Requests:
         "outbox",
         "pending",
         "replica",
+        "roster",
         "secret",
         "start",
         "stats",
@@ -142,7 +151,7 @@ class Requests:
         config: Config,
         me: str,
         secret: bytes,
-        table: Table,
+        roster: Roster,
         replica: Replica,
         liveness: Liveness,
         outbox: list[tuple[Any, Message]],
@@ -151,7 +160,8 @@ class Requests:
         self.config = config
         self.me = me
         self.secret = secret
-        self.table = table
+        self.roster = roster
+        self.table = roster.table
         self.replica = replica
         self.liveness = liveness
         self.outbox = outbox
@@ -173,8 +183,12 @@ class Requests:
 
     def on_forward(self, sender: str, message: Message, born_ms: int) -> None:
         """PUT or GET that a node passed on because this one is an owner."""
-        inner = check(tuple(message[2]), (PUT, GET))
-        self._begin((sender, message[1]), inner, born_ms, forwarded=True)
+        _, req, passed_on, ver, phase = message
+        inner = check(tuple(passed_on), (PUT, GET))
+        arc = ring.arc_of(inner[3], self.table.partitions)
+        # A node that is out of the ring says so whatever it still believes about the arc.
+        if self.roster.closed is not None or not self.stale(sender, req, arc, ver, phase):
+            self._begin((sender, req), inner, born_ms, forwarded=True)
 
     def _begin(self, client: Client, message: Message, born_ms: int, forwarded: bool) -> None:
         deadline_ms = born_ms + min(message[2], self.config.timeout_ms_max)
@@ -182,6 +196,8 @@ class Requests:
             self.stats["expired"] += 1  # nobody is waiting any more
             return
         try:
+            if self.roster.closed is not None:
+                raise Refused(*self.roster.closed)
             self._admit(message[3])
             self.start[message[0]](client, message, deadline_ms, forwarded)
         except Refused as refusal:
@@ -204,23 +220,23 @@ class Requests:
             limit = self.config.key_bytes_max
             raise Refused(KEY_TOO_LONG, f"the key has {len(name)} bytes; at most {limit} fit")
 
-    def level(self, asked: int, default: int, owners: int, name: str) -> int:
-        """The count that a level means among `owners` replicas."""
-        if asked > 0:
-            count = asked
-        elif asked == DEFAULT:
-            count = min(default, owners)
-        elif asked == QUORUM:
-            count = quorum(owners)
-        elif asked == ALL:
-            count = owners
-        else:
+    def aim(self, skey: bytes) -> Register:
+        """The register under which a request for this key begins."""
+        register = self.table.registers[skey[0] << 8 | skey[1]]
+        if not register.ver:
+            raise Refused(NOT_READY, f"{self.me} has not heard yet who owns this key")
+        return register
+
+    @staticmethod
+    def level(asked: int, own: int, owners: int, name: str) -> int:
+        """The count that a level means among `owners` replicas; `own`: the ring's, 0 a quorum."""
+        if asked < ALL:
             raise Refused(INVALID, f"{name}={asked} is no level")
-        if count > owners:
+        if asked > owners:
             raise Refused(
-                INVALID, f"{name}={count} can never be met: this ring keeps {owners} replicas"
+                INVALID, f"{name}={asked} can never be met: this ring keeps {owners} replicas"
             )
-        return count
+        return share(asked, own, owners)
 
     # --- the table ------------------------------------------------------------------------------
 
@@ -236,7 +252,8 @@ class Requests:
     def wake(self, op: Operation, due_ms: int) -> None:
         """Have `op.silent` called at `due_ms`, or `op.expired` if its deadline comes first."""
         self._ordinal += 1
-        heappush(self._due, (min(due_ms, op.deadline_ms), self._ordinal, op))
+        due_ms = due_ms if due_ms < op.deadline_ms else op.deadline_ms
+        heappush(self._due, (due_ms, self._ordinal, op))
 
     def close(self, op: Operation) -> None:
         """Forget an operation; later answers to it are ignored."""
@@ -299,41 +316,23 @@ class Requests:
 
     # --- routing --------------------------------------------------------------------------------
 
-    def in_order(self, names: list[str]) -> list[str]:
-        """Nodes that are UP first, SUSPECT ones after, DOWN ones not at all."""
-        if not self.liveness.doubts:
-            return names
-        state = self.liveness.state
-        usable = [name for name in names if self.liveness.usable(name)]
-        return sorted(usable, key=lambda name: state(name) is not UP)
-
     def stand_ins(self, arc: int) -> list[str]:
         """Nodes beyond the owners that may keep a hint, best first, never this one."""
         found = self.table.fallbacks(arc, self.liveness.usable)
-        return self.in_order([name for name in found if name != self.me])
+        return self.liveness.in_order([name for name in found if name != self.me])
 
     def remaining_ms(self, op: Operation) -> int:
-        return max(1, op.deadline_ms - self.now_ms)
+        left_ms = op.deadline_ms - self.now_ms
+        return left_ms if left_ms > 0 else 1
 
     def stale(self, sender: str, req: int, arc: int, ver: int, phase: int) -> bool:
-        """Whether a request was made under an older register; if so its sender gets this one."""
+        """Whether a request was made under another register; if so its sender gets this one."""
         register = self.table.registers[arc]
-        if (ver, phase) >= register[:2]:
+        if register.ver == ver and register.phase == phase:
             return False
         self.stats["stale_register"] += 1
-        cur, coming = list(register.cur), list(register.next)
-        self.outbox.append((sender, (REFUSED, req, arc, *register[:3], cur, coming)))
+        self.outbox.append((sender, (REFUSED, req, arc, *as_fields(register))))
         return True
-
-    def on_refused(self, sender: str, message: Message, born_ms: int) -> None:
-        """A peer knows a later register: take it, and let the operation ask again under it."""
-        _, req, arc, ver, phase, tie, cur, coming = message
-        if not 0 <= arc < self.table.partitions or not cur:
-            raise Malformed("REFUSED with an impossible register")
-        self.table.adopt(arc, Register(ver, phase, tie, tuple(cur), tuple(coming)))
-        op = self.pending.get(req)
-        if op is not None and sender in op.waiting:
-            op.again(sender)
 
     def on_forwarded(self, sender: str, message: Message, born_ms: int) -> None:
         op = self.pending.get(message[1])
@@ -343,6 +342,11 @@ class Requests:
         if answer[1] != op.creq:
             raise Malformed("a forwarded answer to another request")
         del op.waiting[sender]
+        if answer[0] == FAILED and answer[2] in (NOT_READY, NOT_A_MEMBER):
+            self.stats["forwarded_to_a_closed_node"] += 1
+            if not op.waiting:
+                op.next_one()
+            return
         if op.waiting and op.is_put and answer[0] in (FAILED, CONFLICT):
             # "Nothing was done" is true of the owner that says so. An earlier one, which was
             # silent, may have applied the put, and its answer is the one that counts.
@@ -355,30 +359,42 @@ class Requests:
 class Forward(Operation):
     """A request that an owner is handling for this node."""
 
-    __slots__ = ("_left", "_message", "_requests", "_stand_in", "_tried", "is_put")
+    __slots__ = ("_left", "_message", "_patient_ms", "_requests", "_stand_in", "_tried", "is_put")
 
     def __init__(
         self, requests: Requests, client: Client, message: Message, skey: bytes,
-        deadline_ms: int, owners: tuple[str, ...], stand_in: Callable[[Message], None],
+        deadline_ms: int, register: Register, stand_in: Callable[[Message], None],
     ) -> None:  # fmt: skip
         super().__init__(
-            client, message[1], message[3], skey, owners, deadline_ms, 0, len(message[-1])
-            if message[0] == PUT else 0,
+            client, message[1], message[3], skey, register, (), deadline_ms, 0,
+            len(message[-1]) if message[0] == PUT else 0,
         )  # fmt: skip
         self._requests = requests
         self._message = message
         self._tried = 0
+        self._patient_ms = 0  # until then the owner asked last has its time, whatever was due
+        self._stand_in = stand_in
         self.is_put = message[0] == PUT
+        self._aim()
+
+    def _aim(self) -> None:
+        # Owners that readers ask come first. A put may as well go to one that only writes are for.
+        requests, register = self._requests, self.register
+        self.owners = register.readers
+        if self.is_put and register.next:
+            writers = requests.table.writers(self.arc)
+            self.owners += tuple(name for name in writers if name not in self.owners)
         # Of the owners in doubt one is tried: all of them would use up the time that a stand-in
         # needs, when a partition has just begun and nobody is DOWN yet.
-        ordered = requests.in_order(list(owners))
+        ordered = requests.liveness.in_order([name for name in self.owners if name != requests.me])
         up = sum(requests.liveness.state(name) is UP for name in ordered)
-        self._left = ordered[: up + 1]
-        self._stand_in = stand_in
+        self._left = [name for name in ordered[: up + 1] if name not in self.waiting]
 
     def silent(self, now_ms: int) -> int:
         """Give the request to the next owner; when none is left, act for them."""
         requests = self._requests
+        if now_ms < self._patient_ms:
+            return self._patient_ms
         message = list(self._message)
         message[2] = requests.remaining_ms(self)
         if self.is_put:
@@ -396,13 +412,34 @@ class Forward(Operation):
                 due_ms += 2 * requests.config.hedge_ms_max
             if not self.open:
                 requests.enter(self, due_ms)
-            register = requests.table.registers[self.arc]
-            requests.outbox.append((owner, (FORWARD, self.req, message, *register[:2])))
+            requests.outbox.append((owner, (FORWARD, self.req, message, *self.register[:2])))
             return due_ms
         self.done = True
         requests.close(self)
         self._stand_in(tuple(message))
         return self.deadline_ms
+
+    def again(self, peer: str) -> None:
+        """Give it to the owners of the register that holds now; to `peer` first if it is one.
+
+        It counts as a further attempt. Refused is as good as never asked, but the refusal may be a
+        late second copy, and the owner at work on what was sent since.
+        """
+        del self.waiting[peer]
+        register = self._requests.table.registers[self.arc]
+        if register is not self.register:
+            self.register = register
+            self._requests.stats["forwards_retargeted"] += 1
+            self._aim()
+        if peer in self.owners:
+            self._left = [peer, *(name for name in self._left if name != peer)]
+        self.next_one()
+
+    def next_one(self) -> None:
+        """Whoever had the request has not taken it: give it to the next at once."""
+        now_ms = self._requests.now_ms
+        self._patient_ms = 0
+        self._patient_ms = self.silent(now_ms)
 
     def expired(self) -> None:
         if not self.done:
@@ -410,6 +447,19 @@ class Forward(Operation):
                 self.client, self.creq, TIMED_OUT, "no owner answered the node that forwarded",
                 1, 0, [], list(self.waiting), self.is_put,
             )  # fmt: skip
+
+
+def share(asked: int, own: int, owners: int) -> int:
+    """The count that a level means among `owners` replicas, never more than there are."""
+    if asked == ALL:
+        return owners
+    count = asked or own
+    return min(count, owners) if count > 0 else quorum(owners)
+
+
+def as_fields(register: Register) -> tuple[int, int, int, list[str], list[str]]:
+    """A register as messages carry it."""
+    return *register[:3], list(register.cur), list(register.next)
 
 
 def unavailable(what: str, required: int, found: int, names: list[str]) -> Refused:

@@ -45,6 +45,7 @@ from dynamo.core.items import (
     OTHERS,
     OUT,
     REMOVED,
+    TASK_BYTES_MAX,
     TASKS_MAX,
     UNKNOWN,
     Item,
@@ -331,7 +332,8 @@ class Roster:
             if int(rest) >= self._config.partitions:
                 raise Malformed("an item of an arc that this ring has not")
         elif key[0] == "t":
-            if not rest.isdecimal() or key != f"t/{int(rest)}" or int(rest) > COUNTER_MAX:
+            number = int(rest) if rest.isdecimal() else 0
+            if key != f"t/{number}" or not 0 < number < COUNTER_MAX:
                 raise Malformed("a task without a number")
         elif not NAME.fullmatch(rest):
             raise Malformed("an item of a node without a proper name")
@@ -341,6 +343,8 @@ class Roster:
             raise Malformed(f"an item {key[0]} of the wrong shape") from None
         if kind.of_arc and max(map(len, new[2 if key[0] == "g" else 3 :])) > self._config.n:
             raise Malformed("more owners than the ring has replicas")
+        if key[0] == "t" and len(_encode(new)) > TASK_BYTES_MAX:
+            raise Malformed("a task beyond all bounds")
         held = self.item(key)
         if kind.counter(new) - (kind.counter(held) if held is not None else 0) > JUMP_MAX:
             raise Malformed(f"an item {key[0]} whose counter jumps too far")

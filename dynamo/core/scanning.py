@@ -12,7 +12,8 @@ told (`client.scan`); `synced` tells it whose silence about a key is evidence (R
 A record that turns out to be corrupt is set aside as on any read, and is no absence: the arc is
 doubted from then on, and this very page says `synced` 0.
 
-A request's register is not compared, as for GET: a node that is no owner any more says `synced` 0.
+A request's register is not compared, as for GET: a node that reads do not ask, any more or as yet,
+says `synced` 0, however much of the arc it holds.
 
 Serving comes first. Pages wait in a queue of `QUEUE_MAX`, past it the answer is OVERLOADED, and a
 step examines about `STEP_ROWS` rows or `PAGE_BYTES` for all scans together, after everything else
@@ -60,7 +61,10 @@ class Scanning:
         _, req, timeout_ms, arc, _, _, _, start, limit = message
         requests = self._requests
         refusal = self._refusal(arc, start, limit)
-        if refusal:
+        closed = requests.roster.closed
+        if closed is not None:
+            requests.fail(client, req, *closed)
+        elif refusal:
             requests.fail(client, req, INVALID, refusal)
         elif len(self._queue) >= QUEUE_MAX:
             text = f"{requests.me} has {QUEUE_MAX} pages of scans waiting"

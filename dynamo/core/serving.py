@@ -1,13 +1,13 @@
 """What this node does for coordinators elsewhere: store an object, say what is held, know a put id.
 
 Each handler is one message in, one message out, against the write door. As an owner it works on
-the object row, as a stand-in on the hint row of the key. Everything is fenced: a request made
-under an older register than this node's is refused with the newer one.
+the object row, as a stand-in on the hint row of the key. Everything that counts is fenced (F1): a
+request made under another register than this node's is refused with this one, see `fence`.
 
-Who counts toward R (R4): an owner that is synced, with what it holds or with its absence; a
-stand-in only with an object, never with "nothing here". History: with one node down, the empty
-stand-in was the fastest to answer, and r=1 said "not found" of a key that two owners held
-(riak_cs#170).
+Who counts toward R (R4): an owner that is synced, and that reads ask at the present phase of the
+arc, with what it holds or with its absence; a stand-in only with an object, never with "nothing
+here". History: with one node down, the empty stand-in was the fastest to answer, and r=1 said "not
+found" of a key that two owners held (riak_cs#170).
 
 Sources: Dynamo §4.5-4.6; DESIGN §4.
 """
@@ -29,6 +29,7 @@ from dynamo.core.messages import (
     SAME,
     STORED,
     SYNCED,
+    SYNCED_IF_KEPT,
     Malformed,
     Message,
 )
@@ -56,7 +57,9 @@ class Serving:
         requests = self.requests
         skey = ring.storage_key(key, requests.table.partitions)
         arc = skey[0] << 8 | skey[1]
-        if requests.stale(sender, req, arc, ver, phase):
+        # F1. A hint for an owner, brought home, and what an exchange pushes (no number) only merge.
+        counts = req and (durable != SYNCED_IF_KEPT or home)
+        if counts and requests.stale(sender, req, arc, ver, phase):
             return
         if dead and not all(
             type(put_id) is bytes and len(put_id) == PUT_ID_BYTES for put_id in dead
@@ -67,14 +70,20 @@ class Serving:
             status = NOT_DURABLE
         elif not self.store.free_ok() and len(obj) > SMALL_BYTES:
             status = NO_SPACE
+        elif home and requests.roster.gone(requests.me):
+            # It will offer what it holds and be gone: its promise to keep something is worth
+            # nothing. History: removed with DISCARD it erased a hint that had counted toward W.
+            status = HINT_REFUSED if not needed else NO_SPACE
         elif home:
             if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms, dead):
                 for put_id in dead:
                     requests.replica.remember(put_id)
             else:
                 status = HINT_REFUSED
-        elif requests.me not in requests.table.owners(arc):
-            requests.stats["not_an_owner"] += 1
+        elif requests.me not in requests.table.writers(arc):
+            # One of the two does not know yet who owns the arc, or it would not have come here.
+            if counts or not requests.stale(sender, req, arc, ver, phase):
+                requests.stats["not_an_owner"] += 1
             return
         else:
             replica = requests.replica
@@ -96,6 +105,9 @@ class Serving:
         if requests.me in requests.table.owners(arc):
             record = requests.replica.record(skey)
             counts = requests.replica.synced(arc)
+        elif requests.me in requests.table.writers(arc):
+            record = requests.replica.record(skey)
+            counts = False
         else:
             obj = self.handoff.peek(skey)
             record = seal_record(skey, obj) if obj else b""
@@ -114,7 +126,7 @@ class Serving:
         arc = skey[0] << 8 | skey[1]
         if requests.stale(sender, req, arc, ver, phase):
             return
-        owner = requests.me in requests.table.owners(arc)
+        owner = requests.me in requests.table.writers(arc)
         obj = requests.replica.obj(skey) if owner else self.handoff.peek(skey)
         known = put_id in requests.replica.dead or put_id in dvv.ids_of(dvv.decode(obj))
         requests.outbox.append((sender, (ID_IS, req, int(known), obj)))

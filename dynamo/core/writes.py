@@ -1,8 +1,9 @@
 """Puts and deletes, up to the mint: who coordinates, what is refused, what the value covers.
 
-An owner coordinates. When no owner can be reached, a stand-in mints in its hint space and owes the
-object to all owners. Whatever cannot work is refused before anything is done, so that a refusal
-is a promise. What happens from the mint on is in `fanout`.
+An owner coordinates, also one that only writes are for while its arc moves: what it may lack it
+asks of those whom reads ask. When no owner can be reached, a stand-in mints in its hint space and
+owes the object to all owners. Whatever cannot work is refused before anything is done, so that a
+refusal is a promise. What happens from the mint on is in `fanout`.
 
 A put supersedes, by mode: CAUSAL, what its context covers; BLIND, nothing. AUTO comes from a client
 that has seen nothing of the key: where there is no value it is stored, and where there is one it is
@@ -55,6 +56,7 @@ from dynamo.core.requests import (
     Requests,
     unavailable,
 )
+from dynamo.core.ring import Register
 
 # A put this old on arrival, in ms and as a share of its time, may have been retried elsewhere: more
 # than a busy node's queue, less than a client's patience with its first try.
@@ -72,6 +74,8 @@ class Writes:
         self.fanout = fanout
         self.store = store
         requests.start[PUT] = self.start
+        fanout.resume = self.apply
+        fanout.restart = self._ask_anew
 
     # --- from the client to the mint ------------------------------------------------------------
 
@@ -80,17 +84,17 @@ class Writes:
         requests = self.requests
         key = message[3]
         skey = ring.storage_key(key, requests.table.partitions)
-        owners = requests.table.owners(skey[0] << 8 | skey[1])
+        register = requests.aim(skey)
         message = self._doubt_if_late(message, deadline_ms)
-        op = self._operation(client, message, deadline_ms, skey, owners)
-        if requests.me in owners:
+        op = self._operation(client, message, deadline_ms, skey, register)
+        if requests.me in op.owners:
             self._check_reachable(op)
             self._ask_or_apply(op, message[9])
         elif forwarded:
-            raise unavailable("a forwarded put", 1, 0, list(owners))
+            raise unavailable("a forwarded put", 1, 0, list(op.owners))
         else:
             Forward(
-                requests, client, message, skey, deadline_ms, owners,
+                requests, client, message, skey, deadline_ms, register,
                 lambda again: self._stand_in(op, again[9]),
             ).silent(requests.now_ms)  # fmt: skip
 
@@ -112,7 +116,7 @@ class Writes:
 
     def _operation(
         self, client: Client, message: Message, deadline_ms: int, skey: bytes,
-        owners: tuple[str, ...],
+        register: Register,
     ) -> Put:  # fmt: skip
         (_, creq, _, key, _, _, mode, context, put_id, _, w, pw, flags, ttl_ms, payload) = message
         requests = self.requests
@@ -130,17 +134,20 @@ class Writes:
             raise Refused(
                 DISK_FULL, f"{requests.me} is short of disk space; reads and deletes still work"
             )
-        op = Put(client, creq, key, skey, owners, deadline_ms, flags, len(payload))
+        owners = requests.table.writers(skey[0] << 8 | skey[1])
+        op = Put(client, creq, key, skey, register, owners, deadline_ms, flags, len(payload))
         op.fanout = self.fanout
-        op.resume = self.apply
         op.mode = mode
         try:
             op.context = unseal(requests.secret, key, context)
         except Malformed as error:
             raise Refused(BAD_CONTEXT, str(error)) from None
-        count = len(owners)
-        op.w = requests.level(w, config.w or quorum(count), count, "w")
+        op.levels = (w, pw)
+        count = max(len(register.cur), len(register.next))
+        op.w = requests.level(w, config.w, count, "w")
         op.pw = requests.level(pw, config.w, count, "pw") if pw else 0
+        if register.next:
+            self.fanout.aim(op)
         wall_ms = requests.wall_ms
         op.value = (
             put_id, dvv.TOMBSTONE if flags & DELETE else 0, wall_ms,
@@ -154,15 +161,16 @@ class Writes:
         if not requests.liveness.doubts:
             return
         usable = requests.liveness.usable
-        up = [name for name in op.owners if usable(name)]
-        if len(up) < op.pw:
-            raise unavailable(f"pw={op.pw}", op.pw, len(up), up)
-        if len(up) >= op.w:
-            return
-        if op.flags & SLOPPY:
-            up += requests.stand_ins(op.arc)[: len(op.owners) - len(up)]
-        if len(up) < op.w:
-            raise unavailable(f"w={op.w}", op.w, len(up), up)
+        missing = self.fanout.by_need(op, [name for name in op.owners if not usable(name)])
+        spare = requests.stand_ins(op.arc) if op.flags & SLOPPY else []
+        kept = dict(zip(missing, spare, strict=False))
+        for names, w, pw in op.sets or ((op.owners, op.w, op.pw),):
+            up = [name for name in names if usable(name)]
+            if len(up) < pw:
+                raise unavailable(f"pw={pw}", pw, len(up), up)
+            up += [kept[name] for name in names if name in kept]
+            if len(up) < w:
+                raise unavailable(f"w={w}", w, len(up), up)
 
     def _ask_or_apply(self, op: Put, attempt: int) -> None:
         """Mint, or first ask others for what this node may be missing.
@@ -171,19 +179,44 @@ class Writes:
         synced: what is missing here would pass for "no value", and a plain overwrite be a sibling.
         """
         requests = self.requests
-        synced = requests.replica.synced(op.arc)
+        known = self._knows(op)
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
-        if attempt > 0 or (op.mode == AUTO and not synced):
-            others = [name for name in op.owners if name != requests.me]
-            if self._ask(op, requests.in_order(others), synced):
+        if attempt > 0 or (op.mode == AUTO and not known):
+            others = [name for name in op.register.readers if name != requests.me]
+            if self._ask(op, requests.liveness.in_order(others), known):
                 return
         self.apply(op)
+
+    def _knows(self, op: Put) -> bool:
+        """Whether this node's own silence about the put is evidence, as in a read (R4, X1)."""
+        requests = self.requests
+        if op.register.next and requests.me not in op.register.readers:
+            return False
+        return requests.replica.synced(op.arc)
+
+    def _ask_anew(self, op: Put) -> None:
+        """The questions about the id were refused under a register that holds no longer."""
+        requests = self.requests
+        requests.stats["questions_retargeted"] += 1
+        requests.close(op)
+        op.asking = 0
+        op.waiting.clear()
+        self.fanout.aim(op)
+        requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
+        nodes = requests.liveness.in_order(
+            [name for name in op.register.readers if name != requests.me]
+        )
+        is_owner = requests.me in op.owners
+        if not is_owner:
+            nodes += requests.stand_ins(op.arc)
+        if not self._ask(op, nodes, is_owner and self._knows(op)):
+            self.apply(op)
 
     def _ask(self, op: Put, nodes: list[str], self_counts: bool) -> bool:
         requests = self.requests
         # At least a quorum, also where R is 1: a retry is rare and can afford it, and one that asks
         # nobody mints beside what has replaced it.
-        enough = max(requests.config.r, quorum(len(op.owners)))
+        enough = max(requests.config.r, quorum(len(op.register.readers)))
         op.asking = min(enough - (1 if self_counts else 0), len(nodes))
         if op.asking <= 0:
             op.asking = 0
@@ -217,6 +250,9 @@ class Writes:
         """Mint, store and replicate; or refuse, having done nothing."""
         requests = self.requests
         try:
+            if op.register is not requests.table.registers[op.arc]:
+                # The arc has moved on while the put was asking. Its own copy is one of this phase.
+                self.fanout.aim(op)
             if requests.me in op.owners:
                 self._mint(op)
             else:
@@ -250,6 +286,8 @@ class Writes:
 
     def _mint_hint(self, op: Put) -> None:
         requests = self.requests
+        if not op.flags & SLOPPY or op.pw:
+            raise unavailable("a put without stand-ins", 1, 0, [])
         held = self.handoff.peek(op.skey)
         clock = dvv.decode(held)
         context = self._context(op, clock)
@@ -313,13 +351,15 @@ class Writes:
     def _stand_in(self, op: Put, attempt: int) -> None:
         """Coordinate for owners none of whom answered this node."""
         requests = self.requests
-        others = requests.stand_ins(op.arc)
         op.maybe = attempt > 0
+        self.fanout.aim(op)
         try:
-            if not op.flags & SLOPPY or op.pw:
-                raise unavailable("a put without stand-ins", 1, 0, [])
-            if 1 + len(others) < op.w:
-                raise unavailable(f"w={op.w}", op.w, 1 + len(others), [requests.me, *others])
+            if requests.me in op.owners:  # since a moment ago
+                self._check_reachable(op)
+                self._ask_or_apply(op, attempt)
+                return
+            others = requests.stand_ins(op.arc)
+            self._check_stand_ins(op, [requests.me, *others])
         except Refused as refusal:
             self._refuse(op, refusal)
             return
@@ -329,3 +369,11 @@ class Writes:
         if attempt > 0 and self._ask(op, others, False):
             return
         self.apply(op)
+
+    def _check_stand_ins(self, op: Put, nodes: list[str]) -> None:
+        if not op.flags & SLOPPY or op.pw:
+            raise unavailable("a put without stand-ins", 1, 0, [])
+        kept = self.fanout.by_need(op, list(op.owners))[: len(nodes)]
+        for names, w, _ in op.sets or ((op.owners, op.w, 0),):
+            if sum(name in kept for name in names) < w:
+                raise unavailable(f"w={w}", w, len(nodes), nodes)

@@ -24,7 +24,7 @@ from dynamo.demo import scene as sc
 from dynamo.demo.records import LICENCE
 from dynamo.demo.scene import Event, NodeScene, Scene
 from dynamo.demo.stage import CART, SIDES, Cannot, Stage, State, listed, words
-from dynamo.localring import LOCAL
+from dynamo.localshape import LOCAL
 
 EVENTS_MAX = 200
 WAITING_MAX = 3  # keys whose acts have not begun

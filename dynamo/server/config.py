@@ -1,20 +1,24 @@
 """The settings of one node: a TOML file, overridden by the environment, checked whole.
 
-    [node]      name data_dir client peer durability interval_ms faults log log_level
-    [cluster]   name secret_file n r w partitions
+    [node]      name data_dir client peer zone durability interval_ms faults log log_level
+    [cluster]   name secret_file seeds n r w partitions
     [tuning]    every other knob of `dynamo.core.config.Config`, by its own name
-    [[members]] name client peer zone weight; every node of the ring, this one included
+    [[members]] name client peer zone weight; every founder of a new ring, this node included
+
+A node either founds a ring together with the members that its file lists, or joins one that runs,
+of which it knows some peer addresses, the seeds. Both matter only as long as its store holds no
+ring: what belongs to a ring is decided by `dynamo cluster`, and no file changes it.
 
 `DYNAMO_<SECTION>_<KEY>`, such as DYNAMO_NODE_DURABILITY=interval, beats the file; members are read
-from the file alone. Relative paths are relative to the file. A key that does not exist is refused,
-in the file and in the environment of these sections, with a suggestion: a misspelt limit that is
-silently ignored is found out on the day it was needed.
+from the file alone, and a list is written with commas. Relative paths are relative to the file. A
+key that does not exist is refused, in the file and in the environment of these sections, with a
+suggestion: a misspelt limit that is silently ignored is found out on the day it was needed.
 
 Everything wrong raises `ConfigError` with one sentence that says what is allowed.
 
-The secret file is made by the first node that finds none, readable by its owner alone, and must be
-the same for all members: it holds the cluster's random id and the key that seals contexts. It is in
-no log and in no repr.
+The secret file is made by the first founder that finds none, readable by its owner alone, and must
+be the same for all members, so a node that joins has to be given it: it holds the cluster's random
+id and the key that seals contexts. It is in no log and in no repr.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from hashlib import blake2b
@@ -63,6 +67,9 @@ class NodeSection(msgspec.Struct, forbid_unknown_fields=True):
     data_dir: str = ""
     client: str = "127.0.0.1:7001"
     peer: str = "127.0.0.1:7101"
+    # Replicas of a key go to different zones where they can. (How much a node that joins takes is
+    # no setting of the node: `dynamo cluster join --weight`.)
+    zone: str = ""
     # "fsync": on disk before anything is acknowledged. "interval": synced every interval_ms, a
     # power cut may take that much from this copy. "memory": gone with the process.
     durability: str = "fsync"
@@ -76,6 +83,8 @@ class NodeSection(msgspec.Struct, forbid_unknown_fields=True):
 class ClusterSection(msgspec.Struct, forbid_unknown_fields=True):
     name: str = "dynamo"
     secret_file: str = "cluster.secret"
+    # Peer addresses, host:port, of nodes of the ring to join; one that answers is enough.
+    seeds: list[str] = []
     n: int = 3
     r: int = 0
     w: int = 0
@@ -117,7 +126,11 @@ class Settings:
     faults: bool
     log: str
     log_level: str
+    # This node as it introduces itself, the founders of its ring (none: it joins one), and peer
+    # addresses of others.
+    me: Member
     members: list[Member]
+    seeds: list[str]
     config: Config
     cluster: Cluster
     # Name, id and partitions: what a data directory must agree with, as all three decide where
@@ -125,11 +138,13 @@ class Settings:
     label: str = field(repr=False)
 
 
-def load(path: Path, environ: Mapping[str, str], make: bool = True) -> Settings:
+def load(
+    path: Path, environ: Mapping[str, str], make: bool = True, join: Sequence[str] = ()
+) -> Settings:
     """Read, override, check; make the secret file if there is none.
 
-    Without `make` nothing is written, and where there is no secret the cluster is one with an empty
-    secret: enough to look at the settings, not to run.
+    `join`: seeds in place of those in the file. Without `make` nothing is written, and where there
+    is no secret the cluster is one with an empty secret: enough to look at, not to run.
     """
     raw = _parse(path)
     sections = {name: raw.get(name, {}) for name in _SECTIONS}
@@ -141,12 +156,19 @@ def load(path: Path, environ: Mapping[str, str], make: bool = True) -> Settings:
         _convert(f"members[{at}]", entry, MemberSection) for at, entry in enumerate(members, 1)
     ]
     node, cluster = made["node"], made["cluster"]
-    ring = _members(listed)
+    cluster.seeds = list(join) or cluster.seeds
+    ring = _members(listed, cluster.seeds)
     client, peer = _own_addresses(node, ring)
-    _check_node(node)
+    me = _check_node(node, client, peer, ring)
     config = _core_config(cluster, made["tuning"], len(ring))
+    seeds = _seeds(cluster.seeds, ring, me)
     base = path.resolve().parent
-    identity, label = _identity(cluster, base / cluster.secret_file, make)
+    identity, label = _identity(cluster, base / cluster.secret_file, make and bool(ring))
+    if make and not identity.secret:
+        raise ConfigError(
+            f"there is no secret file {base / cluster.secret_file}: copy the one of a node of the "
+            "ring there, or name it in cluster.secret_file. A new one would be of another ring"
+        )
     return Settings(
         name=node.name,
         data_dir=base / (node.data_dir or node.name),
@@ -157,7 +179,9 @@ def load(path: Path, environ: Mapping[str, str], make: bool = True) -> Settings:
         faults=node.faults,
         log=node.log,
         log_level=node.log_level,
+        me=me,
         members=ring,
+        seeds=seeds,
         config=config,
         cluster=identity,
         label=f"{label}, {config.partitions} partitions",
@@ -229,10 +253,17 @@ def _from_text(variable: str, text: str, kind: Any, key: str) -> Any:
         if text not in ("true", "false"):
             raise ConfigError(f"{variable} must be true or false, not {text!r}")
         return text == "true"
+    if wanted == list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
     return text
 
 
-_WORDS = {"str": "text in quotes", "int": "a whole number", "bool": "true or false"}
+_WORDS = {
+    "str": "text in quotes",
+    "int": "a whole number",
+    "bool": "true or false",
+    "array": 'a list, such as ["127.0.0.1:7101"]',
+}
 
 
 def _convert(section: str, values: dict[str, Any], kind: Any) -> Any:
@@ -258,7 +289,8 @@ def _sentence(section: str, values: dict[str, Any], found: str) -> str:
 # --- Checking ------------------------------------------------------------------------------------
 
 
-def _check_node(node: NodeSection) -> None:
+def _check_node(node: NodeSection, client: Address, peer: Address, ring: list[Member]) -> Member:
+    """This node, as the others are to know it."""
     choices = (
         ("durability", DURABILITIES),
         ("log", LOG_FORMATS),
@@ -270,6 +302,15 @@ def _check_node(node: NodeSection) -> None:
             raise ConfigError(f"node.{key} must be one of {', '.join(allowed)}, not {value!r}")
     if node.interval_ms < 1:
         raise ConfigError(f"node.interval_ms must be at least 1, not {node.interval_ms}")
+    listed = next((member for member in ring if member.name == node.name), None)
+    if listed is None:
+        return Member(node.name, client.host, client.port, peer.port, node.zone)
+    if node.zone not in ("", listed.zone):
+        raise ConfigError(
+            f"node.zone is {node.zone!r}, but [[members]] says {listed.zone!r} for {node.name}: "
+            "write it in [[members]] alone"
+        )
+    return listed
 
 
 def _check_name(what: str, name: str) -> None:
@@ -277,7 +318,7 @@ def _check_name(what: str, name: str) -> None:
         raise ConfigError(
             f"{what} must be 1 to 64 letters, digits, '.', '_' or '-', not {name!r}"
             if name
-            else f"{what} is missing: give the node the name it has in [[members]]"
+            else f"{what} is missing: give the node the name by which the others know it"
         )
 
 
@@ -301,9 +342,18 @@ def parse_address(what: str, text: str) -> Address:
     return Address(host, int(port))
 
 
-def _members(listed: list[MemberSection]) -> list[Member]:
-    if not listed:
-        raise ConfigError("no [[members]]: list every node of the ring, this one included")
+def _members(listed: list[MemberSection], seeds: list[str]) -> list[Member]:
+    if not listed and not seeds:
+        raise ConfigError(
+            "no [[members]] and no seeds: list every node of a new ring in [[members]], this one "
+            "included, or name nodes of a ring that runs, to join it: "
+            'cluster.seeds = ["host:peer-port"], or --join host:peer-port'
+        )
+    if listed and seeds:
+        raise ConfigError(
+            "both [[members]] and seeds: a node either founds a new ring with the members, or "
+            "joins one that runs at the seeds. Take one of them out"
+        )
     if len(listed) > MEMBERS_MAX:
         raise ConfigError(f"{len(listed)} members; at most {MEMBERS_MAX} are supported")
     members: list[Member] = []
@@ -331,12 +381,16 @@ def _members(listed: list[MemberSection]) -> list[Member]:
 
 def _own_addresses(node: NodeSection, members: list[Member]) -> tuple[Address, Address]:
     _check_name("node.name", node.name)
+    client = parse_address("node.client", node.client)
+    peer = parse_address("node.peer", node.peer)
+    if not members:
+        if client.host != peer.host or client == peer:
+            raise ConfigError("node.client and node.peer must be two ports of the same host")
+        return client, peer
     mine = next((member for member in members if member.name == node.name), None)
     if mine is None:
         names = [member.name for member in members]
         raise ConfigError(unknown("member in node.name", node.name, names))
-    client = parse_address("node.client", node.client)
-    peer = parse_address("node.peer", node.peer)
     for key, here, port in (("client", client, mine.client_port), ("peer", peer, mine.peer_port)):
         if here != (mine.host, port):
             raise ConfigError(
@@ -344,6 +398,18 @@ def _own_addresses(node: NodeSection, members: list[Member]) -> tuple[Address, A
                 "the other nodes would not find it"
             )
     return client, peer
+
+
+def _seeds(given: list[str], members: list[Member], me: Member) -> list[str]:
+    """Peer addresses to ask: those given, or those of the other founders."""
+    found = [parse_address("a seed", text) for text in given]
+    found += [Address(m.host, m.peer_port) for m in members if m.name != me.name]
+    if len(found) > MEMBERS_MAX:
+        raise ConfigError(f"{len(found)} seeds; at most {MEMBERS_MAX} are supported")
+    mine = Address(me.host, me.peer_port)
+    if given and found == [mine]:
+        raise ConfigError(f"the only seed is this node itself, {mine}: name another node's peer")
+    return [str(seed) for seed in dict.fromkeys(found) if seed != mine]
 
 
 def _core_config(cluster: ClusterSection, tuning: Any, members: int) -> Config:
@@ -356,7 +422,7 @@ def _core_config(cluster: ClusterSection, tuning: Any, members: int) -> Config:
     if config.n > 255:
         raise ConfigError(f"n must be at most 255, not {config.n}")
     for key in ("r", "w"):
-        if getattr(config, key) > members:
+        if getattr(config, key) > members > 0:
             raise ConfigError(
                 f"{key}={getattr(config, key)} can never be met by {members} members: "
                 f"choose 1 to {min(config.n, members)}, or 0 for a quorum"

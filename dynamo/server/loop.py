@@ -7,7 +7,7 @@ A turn takes whatever has arrived, up to a bound, and answers all of it at once:
 larger batches by itself, and both the commit and the frames are paid once per batch.
 
 Nothing that arrives can end the process. Bytes that are no frame of this cluster are counted by
-reason and dropped; so are frames of strangers, and of earlier processes of a peer:
+reason and dropped; so are frames of earlier processes of a peer:
 
   A frame that n2 sent before it was killed may be read after frames of its next life. Frames carry
   the sender's start counter, and a lower one than the highest seen is a ghost - until the higher
@@ -33,7 +33,6 @@ from dynamo.core.messages import (
     FROM_CLIENT,
     FROM_PEER,
     INVALID,
-    LIFE_BITS,
     STATUS_IS,
     Ages,
     Malformed,
@@ -41,9 +40,12 @@ from dynamo.core.messages import (
     decode_frame,
     encode_frame,
 )
+from dynamo.core.roster import Roster
 from dynamo.server.config import Address, Settings
 from dynamo.server.logs import Quiet
-from dynamo.server.outlets import NOW, Backlog, ClientOutlets, PeerOutlet, batches
+from dynamo.server.outlets import NOW, ClientOutlets, batches
+from dynamo.server.peers import Peers
+from dynamo.server.tidings import SENTENCES, Tidings
 
 log = logging.getLogger("dynamo.server")
 
@@ -56,17 +58,14 @@ TURN_PEER_BYTES = 32 << 20
 PEER_FRAME_BYTES_MAX = 256 << 20
 CLIENT_FRAME_SPARE_BYTES = 2 << 20
 
-PEER_BACKLOG_BYTES = 64 << 20
 CLIENT_BACKLOG_BYTES = 16 << 20
 CLIENTS_BACKLOG_BYTES = 256 << 20
-# How long a frame waits for a peer that cannot be reached. Long enough for a reconnect, shorter
-# than a request's usual deadline.
-PEER_HOLD_MS = 1_000
+SOCKETS_MAX = 8_192  # ZeroMQ's own limit is 1,023, and there is one per peer
 # While a client does not read, its socket is tried again this often.
 SLOW_RETRY_MS = 20
 STEP_SLOW_MS = 1_000
 
-IN, OUT = int(zmq.POLLIN), int(zmq.POLLOUT)
+IN = int(zmq.POLLIN)
 EVENTS, MORE = int(zmq.EVENTS), int(zmq.RCVMORE)
 NO_TAG = bytes(8)  # a client that has not yet learnt its ring
 
@@ -80,12 +79,6 @@ _REASONS = {
     "frame of another": "cluster",
     "unexpected kind": "kind",
 }
-_EVENTS = {
-    "up": (logging.INFO, "peer is up", "peer"),
-    "suspect": (logging.WARNING, "peer is suspect: it does not answer", "peer"),
-    "down": (logging.WARNING, "peer is down: its writes are kept as hints", "peer"),
-    "ready": (logging.INFO, "every own arc is synced", ""),
-}
 
 
 class StartError(Exception):
@@ -96,6 +89,7 @@ class Core(Protocol):
     """What the loop needs of a node."""
 
     boot: int
+    roster: Roster
     events: list[tuple[Any, ...]]
     stats: Counter[str]
 
@@ -106,24 +100,6 @@ class Core(Protocol):
     def next_due_ms(self) -> int: ...
 
     def lost(self, peer: str) -> None: ...
-
-
-class _Seen:
-    """The life of a peer that was last heard."""
-
-    __slots__ = ("boot", "heard_ms")
-
-    def __init__(self) -> None:
-        self.boot = 0
-        self.heard_ms = 0
-
-    def is_ghost(self, boot: int, now_ms: int, suspicion_ms: int) -> bool:
-        """Whether a frame comes from a process before the one heard last.
-
-        Only while that one is still heard: a node whose disk was lost counts from 1 again.
-        """
-        earlier = boot >> LIFE_BITS < self.boot >> LIFE_BITS
-        return earlier and now_ms - self.heard_ms < suspicion_ms
 
 
 # Goes on while the machine is suspended: a frame's age is the difference of two such clocks.
@@ -153,13 +129,11 @@ class Server:
         self._quiet = Quiet(log.warning)
         self._ages = Ages()
         self._client_ages = Ages()
-        self._blocked: frozenset[str] = frozenset()
         self._running = True
         self._rest: list[tuple[Any, Message, int]] = []  # of a client frame with too many requests
         self._replies: list[tuple[Any, Message]] = []
-        peers = [member for member in settings.members if member.name != settings.name]
-        self._seen = {member.name: _Seen() for member in peers}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context.set(zmq.MAX_SOCKETS, SOCKETS_MAX)
         self._pull = self._socket(zmq.PULL)
         self._router = self._socket(zmq.ROUTER)
         self._tune()
@@ -170,13 +144,11 @@ class Server:
             total_bytes_max=CLIENTS_BACKLOG_BYTES,
             hold_ms=settings.config.timeout_ms_max,
         )
-        self._peers = {
-            member.name: self._outlet(member.name, Address(member.host, member.peer_port))
-            for member in peers
-        }
-        self._by_socket = {outlet.socket: outlet for outlet in self._peers.values()}
-        self._waiting: dict[str, None] = {}  # peers with a backlog
-        self._polled = self._poll_list()
+        self._tidings = Tidings(node.roster)
+        self._peers = Peers(node.roster, self._connect, self._stats, settings.config.suspicion_ms)
+        # Peers before clients: what they send completes requests that are already under way.
+        self._fixed: list[tuple[Any, int]] = [(self._pull, IN), (self._router, IN)]
+        self._fixed += [(descriptor, IN) for descriptor in self._watch]
 
     # --- sockets ----------------------------------------------------------------------------------
 
@@ -204,21 +176,19 @@ class Server:
         self._pull.setsockopt(zmq.MAXMSGSIZE, PEER_FRAME_BYTES_MAX)
         self._pull.setsockopt(zmq.RCVHWM, 256)
 
-    def _outlet(self, name: str, address: Address) -> PeerOutlet:
+    def _connect(self, address: Address) -> zmq.Socket[bytes]:
         socket = self._socket(zmq.PUSH)
         socket.setsockopt(zmq.SNDHWM, 256)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         # No slower than probes: a peer that is back is probed, and found, once per probe_ms.
         slowest = min(1_000, max(50, self._settings.config.probe_ms))
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, slowest)
-        socket.connect(f"tcp://{address}")
-        return PeerOutlet(name, socket, Backlog(PEER_BACKLOG_BYTES, PEER_HOLD_MS, self._stats))
-
-    def _poll_list(self) -> list[tuple[Any, int]]:
-        # Peers before clients: what they send completes requests that are already under way.
-        fixed: list[tuple[Any, int]] = [(self._pull, IN), (self._router, IN)]
-        fixed += [(descriptor, IN) for descriptor in self._watch]
-        return fixed + [(self._peers[name].socket, OUT) for name in self._waiting]
+        try:
+            socket.connect(f"tcp://{address}")
+        except zmq.ZMQError:
+            # A record may name any host; one that cannot be is as good as one where nobody lives.
+            self._quiet.say("a node has an address that is none", "address", monotonic_ms())
+        return socket
 
     def open(self) -> None:
         """Bind both ports. Raises StartError if one cannot be had."""
@@ -233,7 +203,8 @@ class Server:
                 if error.errno == zmq.EADDRINUSE:
                     raise StartError(
                         f"{what} port {address} is in use by another process: stop that one, or "
-                        f"choose another port for node.{what} and in [[members]] of every node"
+                        f"choose another port for node.{what}, and in [[members]] if the file has "
+                        "them"
                     ) from None
                 raise StartError(f"cannot listen on {address}: {error.strerror}") from None
 
@@ -255,7 +226,7 @@ class Server:
     def turn(self, wait_ms: int | None = None) -> None:
         """Wait for input or the next due time (at most `wait_ms`), then one step, then flush."""
         inbox: list[tuple[Any, Message, int]] = []
-        ready = zmq.zmq_poll(self._polled, self._patience_ms(wait_ms))
+        ready = zmq.zmq_poll(self._fixed + self._peers.polled, self._patience_ms(wait_ms))
         now_ms = monotonic_ms()
         clients, self._rest = self._rest, []
         for source, _ in ready:
@@ -267,7 +238,7 @@ class Server:
             elif type(source) is int:
                 self._watch[source]()
             else:
-                self._by_socket[source].retry(now_ms)
+                self._peers.retry(source, now_ms)
         if len(clients) > TURN_MESSAGES:
             self._rest = clients[TURN_MESSAGES:]
             del clients[TURN_MESSAGES:]
@@ -279,9 +250,12 @@ class Server:
         if self._replies:
             outbox += self._replies
             self._replies = []
+        self._peers.follow()
         self._flush(outbox, sent_ms)
         if self._node.events:
             self._log_events()
+        for level, text, data in self._tidings.news():
+            log.log(level, text, extra={"data": data})
 
     def _patience_ms(self, wait_ms: int | None) -> int:
         if self._rest:
@@ -342,19 +316,15 @@ class Server:
         except Malformed as error:
             self._refuse("peer", "", str(error), now_ms)
             return
-        seen = self._seen.get(sender)
-        if seen is None:
-            self._refuse("peer", "stranger", f"sender {sender[:64]!r} is no member", now_ms)
+        if not self._peers.may_speak(sender):
+            self._refuse("peer", "stranger", f"sender {sender[:64]!r} is no other node", now_ms)
             return
-        if sender in self._blocked:
+        if sender in self._peers.blocked:
             self._stats["frames_blocked"] += 1
             return
-        if boot != seen.boot:
-            if seen.is_ghost(boot, now_ms, self._settings.config.suspicion_ms):
-                self._stats["frames_of_ghosts"] += 1
-                return
-            seen.boot = boot
-        seen.heard_ms = now_ms
+        if self._peers.is_ghost(sender, boot, now_ms):
+            self._stats["frames_of_ghosts"] += 1
+            return
         born_ms = now_ms - self._ages.age_ms(sender, boot, sent_ms, now_ms)
         inbox += [(sender, message, born_ms) for message in messages]
 
@@ -393,10 +363,9 @@ class Server:
         """Cut this node off from the named peers, both ways, until told otherwise."""
         req, names = message[1], message[3]
         if self._settings.faults:
-            self._blocked = frozenset(name for name in names if type(name) is str)
-            for name in self._blocked & self._waiting.keys():
-                self._peers[name].backlog.clear()
-            log.warning("faults set", extra={"data": {"blocked": sorted(self._blocked)}})
+            blocked = frozenset(name for name in names if type(name) is str)
+            self._peers.block(blocked)
+            log.warning("faults set", extra={"data": {"blocked": sorted(blocked)}})
             self._replies.append((client, (STATUS_IS, req, b"{}")))
         else:
             text = "this node takes no faults: they need [node] faults = true"
@@ -419,8 +388,7 @@ class Server:
                 self._send_peer(receiver, group, now_ms)
         if self._clients.slow:
             self._clients.retry(now_ms)
-        if self._waiting:
-            self._expire_waiting(now_ms)
+        self._peers.tidy(now_ms)
 
     def _send_client(self, client: bytes, messages: list[Message], now_ms: int) -> None:
         for batch in batches(messages):
@@ -431,8 +399,8 @@ class Server:
             self._clients.send(client, frame, now_ms)
 
     def _send_peer(self, name: str, messages: list[Message], now_ms: int) -> None:
-        outlet = self._peers.get(name)
-        if outlet is None or name in self._blocked:
+        outlet = self._peers.outlet(name, now_ms)
+        if outlet is None:
             self._stats["frames_blocked"] += 1
             return
         for batch in batches(messages):
@@ -444,23 +412,13 @@ class Server:
                 if not outlet.told:
                     outlet.told = True
                     self._node.lost(name)
-                if name not in self._waiting:
-                    self._waiting[name] = None
-                    self._polled = self._poll_list()
-
-    def _expire_waiting(self, now_ms: int) -> None:
-        for name in list(self._waiting):
-            backlog = self._peers[name].backlog
-            backlog.expire(now_ms)
-            if not backlog.frames:
-                del self._waiting[name]
-                self._polled = self._poll_list()
+                self._peers.wait(outlet)
 
     # --- the log ----------------------------------------------------------------------------------
 
     def _log_events(self) -> None:
         for event in self._node.events:
-            level, text, field = _EVENTS.get(event[0], (logging.WARNING, str(event[0]), "about"))
+            level, text, field = SENTENCES.get(event[0], (logging.WARNING, str(event[0]), "about"))
             about = ", ".join(map(str, event[1:]))
             if event[0] == "malformed":
                 self._quiet.say("refused a message", "malformed", monotonic_ms(), about=about)

@@ -7,8 +7,9 @@ Stdout carries one line, once both ports are bound and the first step has run:
 
     {"ready": true, "node": "n1", "client": "127.0.0.1:7001", "peer": "127.0.0.1:7101", "pid": 4711}
 
-It means that the node serves. It may still be comparing arcs with its peers, and does not count
-toward R for those until it has; STATUS tells ("ready" there).
+It means that the node answers. It may still be comparing arcs with its peers, and does not count
+toward R for those until it has; or it may not belong to a ring yet, and refuses clients. STATUS
+tells ("ready" and "closed" there).
 
 After a failed commit memory is ahead of the disk, so the process ends at once: no frame leaves, no
 destructor runs, and the next start reads what the disk really holds.
@@ -24,7 +25,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -44,9 +45,10 @@ LINGER_MS = 100
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def start(path: Path, exit_with_stdin: bool = False) -> int:
+def start(path: Path, exit_with_stdin: bool = False, join: Sequence[str] = ()) -> int:
     """Run the node until it is told to stop; return the exit code.
 
+    `join`: peer addresses of a ring to join, in place of the seeds in the file.
     `exit_with_stdin`: stop when stdin ends, that is, when the process that holds its other end is
     gone, however it went.
     """
@@ -54,7 +56,7 @@ def start(path: Path, exit_with_stdin: bool = False) -> int:
         return _refuse("a node does not run under python -O: its assertions guard the data")
     wake = _catch_signals()
     try:
-        settings = load(path, os.environ)
+        settings = load(path, os.environ, join=join)
         logs.setup(settings.name, settings.log, settings.log_level)
         return _run(settings, wake, exit_with_stdin)
     except StoreFailed as error:
@@ -103,12 +105,13 @@ def _make_node(settings: Settings, store: Store) -> Node:
     rng = random.Random(os.urandom(16))
     return Node(
         settings.config,
-        next(member for member in settings.members if member.name == settings.name),
+        settings.me,
         settings.members,
         settings.cluster,
         store,
         rng,
         monotonic_ms(),
+        settings.seeds,
     )
 
 

@@ -13,6 +13,7 @@ from dynamo.core import dvv, ring
 from dynamo.core import messages as m
 from dynamo.core.config import quorum
 from dynamo.core.messages import Message
+from dynamo.core.ring import FIRST_VER
 from dynamo.core.spaces import IDS
 from dynamo.sim.judges import Dots, clock_of
 from dynamo.sim.machine import Disk
@@ -46,9 +47,12 @@ class Acks:
         write, key, put_id, w, flags = self._puts[client, message[1]]
         durable = bool(flags & m.DURABLE)
         skey = ring.storage_key(key, world.config.partitions)
-        owners = world.table.owners(skey[0] << 8 | skey[1])
+        register = world.table.registers[skey[0] << 8 | skey[1]]
+        owners = register.readers
         names = list(owners)
-        if flags & m.SLOPPY:  # else stand-ins do not count (C3)
+        # Stand-ins count where the put is sloppy (C3). And where the arc has moved, an owner of one
+        # phase before, as its coordinator knows it, or one after.
+        if flags & m.SLOPPY or register.ver != FIRST_VER:
             names += [name for name in world.hosts if name not in owners]
         disks: list[str] = []
         for name in names:
@@ -65,10 +69,16 @@ class Acks:
         read = disk.synced if durable else disk.peek
         if read(IDS, put_id) is not None:
             return True
-        (judge,) = [judge for judge in self._world.judges if isinstance(judge, Dots)]
-        dots = judge.of(put_id)
-        return any(
-            dvv.counter(clock, actor) >= n
-            for clock in map(clock_of, disk.held(skey, durable))
-            for actor, n in dots
-        )
+        dots = self._dots().of(put_id)
+        for obj in disk.held(skey, durable):
+            clock = clock_of(obj)
+            for actor, n in dots:
+                if dvv.counter(clock, actor) >= n:
+                    return True
+        return False
+
+    def _dots(self) -> Dots:
+        for judge in self._world.judges:
+            if isinstance(judge, Dots):
+                return judge
+        raise LookupError("acknowledgements are judged by the dots that disks have committed")

@@ -255,6 +255,8 @@ def quit_(client: Client) -> Lane:
 def succeed(client: Client) -> None:
     """End one client's process and start its successor, which knows nothing."""
     world = client.world
+    if client.gone:  # two of its lanes ended it at once: it has one successor
+        return
     stem, _, life = client.name.partition("'")
     client.quit()
     heir = Client(f"{stem}'{int(life or 1) + 1}", client.habit, world, client.rng, client.until_ms)
@@ -272,6 +274,6 @@ ACTS: dict[str, Act] = {
 
 def choose(client: Client) -> Lane:
     """What a lane does next."""
-    name = client.rng.choices(list(client.habit.weights), list(client.habit.weights.values()))[0]
+    name = client.rng.choices(client.names, cum_weights=client.limits)[0]
     client.world.mark(f"op {name}")
     return ACTS[name](client)

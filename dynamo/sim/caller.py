@@ -41,8 +41,9 @@ class Caller:
             self._ended.pop(op)(op)
 
     def _report(self) -> None:
-        while done := self.session.take_completed():
-            for op in done:
+        session = self.session
+        while session.completed:
+            for op in session.take_completed():
                 self._ended.pop(op)(op)
 
     # --- as the world sees it -------------------------------------------------------------------
@@ -59,6 +60,8 @@ class Caller:
         return self.session.next_due_ms()
 
     def take_outgoing(self) -> list[tuple[str, list[Message]]]:
+        if not self.session.has_outgoing:
+            return []
         frames = self.session.outgoing(self.world.now_ms)
         return [(self.world.addresses[address], messages) for address, messages in frames]
 

@@ -26,11 +26,12 @@ from dynamo.sim.faults import Fault, schedule
 from dynamo.sim.force import Forced
 from dynamo.sim.nemesis import Nemesis
 from dynamo.sim.network import Network, Weather
+from dynamo.sim.operators import Changes
 from dynamo.sim.oracle import Oracle, Violation
 from dynamo.sim.profiles import Draw, draw
 from dynamo.sim.rest import scrub
 from dynamo.sim.story import tell
-from dynamo.sim.workload import Client
+from dynamo.sim.workload import Client, Pace
 from dynamo.sim.world import World
 
 __all__ = ["Draw", "Report", "draw", "faults_of", "run"]
@@ -78,7 +79,7 @@ def run(what: int | Draw, *, logging: bool = False) -> Report:
     world = World(
         seed, drawn.names, drawn.config, network, oracle, encode=drawn.encode, split=drawn.split,
         notice_lost=drawn.notice_lost, work_ms=drawn.work_ms, durability=drawn.durability,
-        interval_ms=drawn.interval_ms, drift=drawn.drift,
+        interval_ms=drawn.interval_ms, drift=drawn.drift, zones=drawn.zones,
     )  # fmt: skip
     world.logging = logging
     rested_ms = -1
@@ -126,23 +127,29 @@ def _load(drawn: Draw, world: World, forced: Forced, clients: list[Client]) -> N
     world.network.weather = drawn.weather
     began_ms = world.now_ms
     until_ms = began_ms + drawn.load_ms
+    pace = Pace(began_ms, [x.pace_ms for x in drawn.habits if x and x.pace_ms] or [1])
     for i, habit in enumerate(drawn.habits):
         rng = random.Random(f"{drawn.seed}/client/{i}")
         if habit is not None:
             client = Client(f"c{i}", habit, world, rng, until_ms)
+            client.pace = pace
             clients.append(client)
             client.begin(began_ms + rng.randrange(50), choose)
     faults = [fault._replace(at_ms=began_ms + fault.at_ms) for fault in faults_of(drawn)]
     nemesis = Nemesis(world, drawn.singly, faults, drawn.w)
+    changes = Changes(world, nemesis.limits, drawn.steps)
     if drawn.broken:
         world.run_until(until_ms - drawn.core_ms)
         forced.stop()
+        changes.stop()
         nemesis.stop()
         _liveness(drawn, world, until_ms)
     else:
         _drain(world, until_ms)
         forced.stop()
+        changes.stop()
         nemesis.stop()
+    changes.clear_up()
     world.oracle.nothing_open(world.now_ms)
 
 
@@ -173,6 +180,8 @@ def _patience_ms(drawn: Draw, world: World) -> int:
     storm_ms = drawn.config.suspicion_ms + drawn.weather.straggle_ms  # frames that are still late
     if "freeze" in drawn.kinds:
         storm_ms += 2 * Ages.WINDOW_MS  # until a clock that stood still is understood
+    if drawn.steps:  # a change that was just committed is carried out, arc by arc, at its rate
+        storm_ms += 30_000 + 100 * drawn.config.partitions
     trips = len(world.oracle.keys()) // min(drawn.config.hint_batch, drawn.config.exchange_rows)
     return drawn.rest_ms + storm_ms + trips * 20 * drawn.nodes
 

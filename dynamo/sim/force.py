@@ -214,6 +214,7 @@ def _delivery_unacknowledged(real: Real, roll: Roll) -> Real:
     def on_replicate_ok(self: Handoff, sender: str, message: m.Message) -> bool:
         if message[1] in self._sent and roll():
             del self._sent[message[1]]
+            self._stirred = True
             return True
         found: bool = real(self, sender, message)
         return found

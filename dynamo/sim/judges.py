@@ -10,6 +10,7 @@ disk, the tables of each node after each step, and the ring at rest. A new promi
     Counters   I11         the start counter of a store rises
     Bounds     I15         every table is within its limit, and empty at rest
     Reach      I13         see `reach`
+    Registers  I10 I11     see `ringjudge`
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from dynamo.core.handoff import Row, decode_row
 from dynamo.core.node import EVENTS_MAX, Node
 from dynamo.core.replica import CHECK_BYTES, intact
 from dynamo.core.spaces import HINTS, META, OBJECTS, QUARANTINE
-from dynamo.sim.judge import Judge
-from dynamo.sim.machine import Change, Host
+from dynamo.sim.judge import Changes, Judge
+from dynamo.sim.machine import Host
 from dynamo.sim.reach import Reach
+from dynamo.sim.ringjudge import Registers
 
 if TYPE_CHECKING:
     from dynamo.sim.world import World
@@ -47,14 +49,6 @@ def clock_of(obj: bytes) -> dvv.Clock:
     return clock
 
 
-def first_changes(changes: list[Change]) -> dict[tuple[int, bytes], bytes | None]:
-    """What a commit changed, each with what was there before the step."""
-    found: dict[tuple[int, bytes], bytes | None] = {}
-    for space, key, before in changes:
-        found.setdefault((space, key), before)
-    return found
-
-
 def fallen(before: dvv.Clock, after: dvv.Clock) -> str:
     """Why `after` is not what comes of adding to `before`; "" if it is."""
     counts = {actor: (n, n - len(values)) for actor, n, values in after}
@@ -69,7 +63,7 @@ def fallen(before: dvv.Clock, after: dvv.Clock) -> str:
 
 def rows_of(world: World, skey: bytes) -> dict[str, bytes]:
     """What each owner's disk holds of a key, b"" for nothing."""
-    owners = world.table.owners(int.from_bytes(skey[:2], "big"))
+    owners = world.table.writers(int.from_bytes(skey[:2], "big"))
     records = {name: world.hosts[name].disk.peek(OBJECTS, skey) for name in owners}
     return {name: record[CHECK_BYTES:] if record else b"" for name, record in records.items()}
 
@@ -113,9 +107,9 @@ class Dots(Judge):
         """The dots under which any disk has ever committed a put."""
         return self._of.get(put_id, ())
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        for space, skey, _ in changes:
-            if space not in (OBJECTS, HINTS):
+    def committed(self, host: Host, first: Changes) -> None:
+        for space, skey in first:
+            if space != OBJECTS and space != HINTS:
                 continue
             record = host.disk.peek(space, skey)
             if record is None:
@@ -165,19 +159,19 @@ class Dots(Judge):
 
 class Rows(Judge):
     """A row only ever grows, on each disk for itself: dots are added, values are let go. What a
-    fault did to a disk is left out; a damaged row may be set aside, which makes it "unknown"."""
+    fault did to a disk is left out; a damaged row may be set aside, which makes it "unknown"; and
+    who does not own the arc any more may drop it when all owners have it."""
 
     numbers = ("I1", "I3")
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        first = first_changes(changes)
+    def committed(self, host: Host, first: Changes) -> None:
         for (space, skey), before in first.items():
             if space != OBJECTS or before is None or not intact(skey, before):
                 continue
             mine = clock_of(before[CHECK_BYTES:])
             after = host.disk.peek(OBJECTS, skey)
             if after is None:
-                if (QUARANTINE, skey) not in first:
+                if (QUARANTINE, skey) not in first and not self._handed_over(host, skey, mine):
                     number = "I1" if any(not v[1] for v in dvv.values_of(mine)) else "I3"
                     self.oracle.accuse(number, skey[4:], f"{host.name} drops its row of the key")
                 continue
@@ -186,10 +180,30 @@ class Rows(Judge):
                 number = "I3" if "let go" in why else "I1"
                 self.oracle.accuse(number, skey[4:], f"{host.name} {why}")
 
+    def _handed_over(self, host: Host, skey: bytes, mine: dvv.Clock) -> bool:
+        """Whether the row is not this node's to keep, and every owner holds what it says."""
+        world, arc = self.world, int.from_bytes(skey[:2], "big")
+        if world.census.discarded(host.name) or host.node is None:
+            return True
+        owners = host.node.table.writers(arc)  # as it knows them: others may know later ones
+        return host.name not in owners and all(holds(world, name, skey, mine) for name in owners)
+
+
+def holds(world: World, name: str, skey: bytes, clock: dvv.Clock) -> bool:
+    """Whether a disk has all that a clock says; one that is lost for good may have had it."""
+    host = world.hosts[name]
+    if host.forsaken:
+        return True
+    record = host.disk.peek(OBJECTS, skey)
+    if record is None or not intact(skey, record):
+        return False
+    return not fallen(clock, clock_of(record[CHECK_BYTES:]))
+
 
 class Hints(Judge):
-    """A hint is erased only when the disk of its home holds all that it says (H1), and hints that
-    were ever created are delivered or pending."""
+    """A hint is erased only when the disk of its home holds all that it says (H1), or when it was
+    re-routed to all who own the arc now (H5); hints that were ever created are delivered,
+    re-routed or pending."""
 
     numbers = ("I9",)
 
@@ -197,8 +211,7 @@ class Hints(Judge):
         super().__init__(world)
         self._since_ms: dict[tuple[str, bytes], int] = {}  # when a hint row last grew
 
-    def committed(self, host: Host, changes: list[Change]) -> None:
-        first = first_changes(changes)
+    def committed(self, host: Host, first: Changes) -> None:
         touched = False
         for (space, skey), before in first.items():
             if space != HINTS:
@@ -225,6 +238,8 @@ class Hints(Judge):
         since_ms = self._since_ms.get((host.name, skey), 0)
         for home in gone:
             target = self.world.hosts[home]
+            if self._rerouted(host, skey, home, owed):
+                continue
             if target.lost_ms >= since_ms:
                 continue  # it may have acknowledged, and lost its disk since
             record = target.disk.peek(OBJECTS, skey)
@@ -236,12 +251,29 @@ class Hints(Judge):
                     "I9", skey[4:], f"{host.name} erases its hint for {home}, which {why}"
                 )
 
+    def _rerouted(self, host: Host, skey: bytes, home: str, owed: bytes) -> bool:
+        """Whether the home is no owner any more, and all who are have it or are owed it."""
+        world = self.world
+        if host.node is None:
+            return True
+        roster = host.node.roster
+        writers = roster.table.writers(int.from_bytes(skey[:2], "big"))
+        owners = [name for name in writers if not roster.gone(name)]
+        if home in owners:
+            return False
+        record = host.disk.peek(HINTS, skey)
+        left = decode_row(record[CHECK_BYTES:]).homes if record else []
+        clock = clock_of(owed)
+        return all(name in left or holds(world, name, skey, clock) for name in owners)
+
     def _balance(self, name: str, node: Node) -> None:
         stats = node.stats
         if stats["hints_corrupt"]:
             return
         pending = sum(node.handoff.counts().values())
-        created, delivered = stats["hints_created"], stats["hints_delivered"]
+        created = stats["hints_created"]
+        ways = ("hints_delivered", "hints_rerouted", "hints_discarded")
+        delivered = sum(stats[way] for way in ways)
         if created != delivered + pending:
             self.oracle.accuse(
                 "I9", b"", f"{name} created {created} hints, delivered {delivered}, keeps {pending}"
@@ -270,7 +302,6 @@ class Bounds(Judge):
     """Every table of a node is within its limit after every step, and nothing is left at rest."""
 
     numbers = ("I15",)
-    watches_steps = True
 
     def stepped(self, host: Host, node: Node) -> None:
         config, peers = node.config, len(self.world.hosts) - 1
@@ -322,4 +353,4 @@ class Bounds(Judge):
         return {what: count for what, count in left.items() if count}
 
 
-JUDGES: tuple[type[Judge], ...] = (Dots, Rows, Hints, Counters, Bounds, Reach)
+JUDGES: tuple[type[Judge], ...] = (Dots, Rows, Hints, Counters, Bounds, Reach, Registers)

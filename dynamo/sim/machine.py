@@ -221,6 +221,7 @@ class Host:
         "down_ms",
         "drift_ppm",
         "due_ms",
+        "forsaken",
         "froze_ms",
         "lives",
         "lost_ms",
@@ -228,6 +229,7 @@ class Host:
         "node",
         "paused",
         "queue",
+        "seen_hash",
         "timer_ms",
         "wall_ms",
     )  # fmt: skip
@@ -252,6 +254,18 @@ class Host:
         self.lost_ms = -1  # when its disk last lost something
         self.ages = m.Ages()
         self.boots: dict[str, tuple[int, int]] = {}  # peer -> boot, when heard
+        self.seen_hash = 0  # of what its node knew of the ring when the world last looked
+        self.forsaken = False  # lost for good: nobody starts it again
+
+    def is_ghost(self, peer: str, boot: int, clock_ms: int, suspicion_ms: int) -> bool:
+        """As the server does: a frame of an earlier process of a peer that was heard just now."""
+        known = self.boots.get(peer)
+        if known is not None and known[0] != boot:
+            earlier = boot >> m.LIFE_BITS < known[0] >> m.LIFE_BITS
+            if earlier and clock_ms - known[1] < suspicion_ms:
+                return True
+        self.boots[peer] = (boot, clock_ms)
+        return False
 
     def clock(self, now_ms: int) -> int:
         """What its monotonic clock shows."""

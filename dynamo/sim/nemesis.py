@@ -33,7 +33,7 @@ class Nemesis:
     ) -> None:
         self._world = world
         self._singly = singly
-        self._limits = Limits(world, w)
+        self.limits = Limits(world, w)
         self._over = False
         self.played = dict.fromkeys((*KINDS, *BEYOND), 0)
         self._acts: dict[str, Callable[[Fault], bool]] = {
@@ -182,7 +182,7 @@ class Nemesis:
 
     def _wipe(self, fault: Fault) -> bool:
         world = self._world
-        if not self._limits.may_lose(fault.host):
+        if not self.limits.may_lose(fault.host):
             return False
         world.wipe(fault.host)
         world.at(world.now_ms + fault.for_ms, world.start, fault.host)
@@ -195,7 +195,7 @@ class Nemesis:
         return fault.kind != "relapse"  # which counts only where it may be put back
 
     def _take_back(self, fault: Fault, disk: Disk, snapshot: Snapshot) -> None:
-        world, limits = self._world, self._limits
+        world, limits = self._world, self.limits
         if world.hosts[fault.host].disk is not disk:
             return
         if fault.kind == "relapse":
@@ -214,7 +214,7 @@ class Nemesis:
         disk = world.hosts[fault.host].disk
         if not self._up(fault.host) or not disk.unsynced:
             return False
-        if not self._limits.may_lose(fault.host):
+        if not self.limits.may_lose(fault.host):
             return False
         lost = world.lose_power(fault.host, self._rng(fault).randrange(disk.unsynced + 1))
         world.mark("unsynced batches lost", lost)
@@ -225,7 +225,7 @@ class Nemesis:
         world = self._world
         if not self._up(fault.host):
             return False
-        chosen = self._some_row(fault, self._limits.may_forget)
+        chosen = self._some_row(fault, self.limits.may_forget)
         if chosen is None:
             return False
         world.kill(fault.host)
@@ -237,7 +237,7 @@ class Nemesis:
         world, rng = self._world, self._rng(fault)
 
         def may_rot(name: str, space: int, skey: bytes) -> bool:
-            return self._limits.may_rot(name, skey)
+            return self.limits.may_rot(name, skey)
 
         chosen = self._some_row(fault, may_rot)
         if chosen is None:

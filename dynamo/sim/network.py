@@ -58,8 +58,6 @@ class Network:
 
     def __init__(self, rng: random.Random, weather: Weather) -> None:
         self._rng = rng
-        self._stormy = weather
-        self._calm = Weather()
         self.weather = weather
         self._dropping: dict[tuple[str, str], int] = {}  # directed link -> cuts on it
         self._holding: dict[tuple[str, str], int] = {}
@@ -88,7 +86,9 @@ class Network:
                 counts["held"] += 1
                 self._held.setdefault(link, []).append(frame)
                 return []
-        weather, draw = self.weather, self._rng.random
+        if self._every_frame_once:
+            return [(now_ms + self._delay_ms(source, target), source, target, frame)]
+        weather, draw = self._weather, self._rng.random
         found: list[Delivery] = []
         if again and weather.replay and draw() < weather.replay:
             found += self._replay(now_ms, source, target, frame)
@@ -124,7 +124,7 @@ class Network:
         return [(now_ms + self._delay_ms(old_source, old_target), old_source, old_target, old)]
 
     def _delay_ms(self, source: str, target: str) -> int:
-        weather, draw = self.weather, self._rng.random
+        weather, draw = self._weather, self._rng.random
         delay, jitter_ms = weather.delay_ms, weather.jitter_ms
         if jitter_ms:
             if weather.shape == "even":
@@ -138,6 +138,17 @@ class Network:
         if self._slow_ms:
             delay += self._slow_ms.get(source, 0) + self._slow_ms.get(target, 0)
         return delay
+
+    @property
+    def weather(self) -> Weather:
+        """What becomes of frames from now on, cuts apart."""
+        return self._weather
+
+    @weather.setter
+    def weather(self, weather: Weather) -> None:
+        self._weather = weather
+        rates = weather.loss + weather.double + weather.replay + weather.corrupt
+        self._every_frame_once = not rates
 
     # --- cuts ---------------------------------------------------------------------------------
 
@@ -186,7 +197,7 @@ class Network:
 
     def heal(self, now_ms: int) -> list[Delivery]:
         """Calm weather, no cuts, nothing slow; what was held comes through."""
-        self.weather = self._calm
+        self.weather = Weather()
         self._dropping.clear()
         self._holding.clear()
         self._slow_ms.clear()

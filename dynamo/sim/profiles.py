@@ -3,6 +3,7 @@
     default   what `run(seed)` and campaigns use: at least 20 simulated seconds, 100 operations each
     short     a few seconds with fewer operations, for quick tests
     calm      the same, and nothing goes wrong: every operation must succeed
+    membership  nodes join, leave, are lost and replaced, while clients work and things go wrong
 
 A profile is a function from a seed to a `Draw`, and a draw is plain values: it can be printed,
 written down as JSON, changed in one place with `dataclasses.replace`, and run again.
@@ -16,10 +17,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from dynamo.core.config import Config, quorum
-from dynamo.sim import force
+from dynamo.sim import force, growth
 from dynamo.sim.faults import KINDS, LOSSES, Fault
 from dynamo.sim.habits import habits
 from dynamo.sim.network import Weather
+from dynamo.sim.operators import Step
 from dynamo.sim.oracle import NEVER_MS
 from dynamo.sim.workload import Habit
 
@@ -77,6 +79,8 @@ class Draw:
     # Who stays broken for ever in the second phase, and how, as far as quorums allow; see `endure`.
     broken: tuple[tuple[str, str], ...] = ()
     core_ms: int = 0  # how long clients go on in that phase
+    steps: tuple[Step, ...] = ()  # what people do to the ring; see `operators`
+    zones: tuple[str, ...] = ()  # given to the nodes in turn
 
     @property
     def names(self) -> list[str]:
@@ -126,6 +130,9 @@ class Draw:
             lines.append(f"  clocks too fast by {self.drift} millionths")
         if self.forced:
             lines.append(f"  forced {', '.join(f'{name} {x:g}' for name, x in self.forced)}")
+        if self.steps:
+            zones = f", zones {' '.join(self.zones)}" if self.zones else ""
+            lines.append(f"  ring: {'; '.join(map(_step_told, self.steps))}{zones}")
         if self.broken:
             broken = ", ".join(f"{host} {how}" for host, how in self.broken)
             lines.append(f"  broken for ever {broken}, for {self.core_ms} ms")
@@ -148,6 +155,12 @@ def _told(fault: Fault) -> str:
     if fault.groups:
         text += ", " + " | ".join(" ".join(group) for group in fault.groups)
     return text + (f", {fault.amount_ms} ms" if fault.amount_ms else "") + ", hold" * fault.hold
+
+
+def _step_told(step: Step) -> str:
+    """after 812 ms join n6 n7"""
+    weight = f" to {step.weight}" if step.verb == "reweight" else ""
+    return f"after {step.at_ms} ms {' '.join((step.verb, *step.names))}{weight}"
 
 
 def _unusual(thing: Any) -> str:
@@ -190,7 +203,7 @@ def default(seed: int) -> Draw:
         drawn,
         every_ms=rng.choice((200, 500, 1_000, 2_000)),
         longest_ms=min(rng.choice((300, 1_000, 2_000, 5_000)), _longest_ms(drawn)),
-        load_ms=rng.choice((18_000, 20_000)),
+        load_ms=20_000,
         core_ms=2_000 if drawn.broken else 0,
     )
 
@@ -209,7 +222,33 @@ def calm(seed: int) -> Draw:
     )
 
 
-PROFILES: dict[str, Callable[[int], Draw]] = {"default": default, "short": short, "calm": calm}
+def membership(seed: int) -> Draw:
+    """A ring that changes. What disks lose is left to the other profiles, but for those that are
+    given up with their machines."""
+    rng = random.Random(f"{seed}/draw")
+    nodes = rng.choice((3, 4, 5, 5, 6))
+    drawn = _drawn(seed, rng, nodes, "membership")
+    n = rng.choice((2, 3, 3, 3, 3, 4))
+    r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, n), (n, 1)))
+    config = replace(
+        drawn.config, n=n, r=r, w=w, partitions=rng.choice((4, 8, 16, 32)),
+        gossip_ms=rng.choice((50, 200, 500)), transfer_arcs=rng.choice((1, 4, 8)),
+        transfer_bytes_per_s=rng.choice((20_000, 1 << 25)),
+    )  # fmt: skip
+    load_ms = rng.choice((6_000, 10_000, 15_000))
+    steps = growth.Growth(rng, drawn.names, load_ms, n).draw()
+    return replace(
+        drawn, config=config, kinds=growth.kinds(rng), steps=steps, load_ms=load_ms, singly=False,
+        longest_ms=rng.choice((100, 500, 1_500)), every_ms=rng.choice((300, 1_000, 3_000)),
+        habits=habits(rng, config, nodes, rng.random() < 0.5, True), broken=(), core_ms=0,
+        durability="fsync", interval_ms=0, forced=(),
+        zones=rng.choice(((), (), ("a", "b"), ("a", "b", "c"))),
+    )  # fmt: skip
+
+
+PROFILES: dict[str, Callable[[int], Draw]] = {
+    "default": default, "short": short, "calm": calm, "membership": membership,
+}  # fmt: skip
 
 
 def draw(seed: int, profile: str = "default") -> Draw:
@@ -253,7 +292,7 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
         # A step that waits for a disk takes milliseconds, in which its inbox fills.
-        work_ms=rng.choice((0, 1, 2, 3, 3) if profile == "default" else (0, 0, 0, 1, 3)),
+        work_ms=rng.choice((0, 3, 4, 5, 6) if profile == "default" else (0, 0, 0, 1, 3)),
         singly=singly,
         profile=profile,
         durability=durability,
@@ -286,7 +325,8 @@ def _extreme(rng: random.Random, config: Config) -> Config:
 def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
     copies = min(n, nodes)
     r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, copies), (copies, 1), (1, 1)))
-    probe_ms = rng.choice((100, 300, 1_000, 1_000) if long else (50, 100, 300))
+    # Long runs are nearer to what a ring is configured to: else half of them is small talk.
+    probe_ms = rng.choice((200, 500, 1_000, 1_000) if long else (50, 100, 300))
     probe_timeout_ms = rng.choice((20, 40))
     return Config(
         n=n,
@@ -294,15 +334,15 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
         w=w,
         partitions=rng.choice((4, 8, 16, 64)),
         timeout_ms_max=rng.choice((1_000, 5_000)),
-        replica_timeout_ms=rng.choice((10, 30, 80)),
-        hedge_ms_max=rng.choice((3, 10, 30)),
+        replica_timeout_ms=rng.choice((25, 50, 100) if long else (10, 30, 80)),
+        hedge_ms_max=rng.choice((10, 30, 50) if long else (3, 10, 30)),
         background_timeout_ms=rng.choice((100, 400, 1_500)),
         probe_ms=probe_ms,
         probe_timeout_ms=probe_timeout_ms,
         suspicion_ms=probe_timeout_ms + rng.choice((40, 200, 800)),
         hint_batch=rng.choice((1, 2, 64)),
         exchange_ms=rng.choice((300, 1_000, 3_000) if long else (100, 300, 1_000, 3_000)),
-        exchange_rows=rng.choice((1, 2, 8, 256)),
+        exchange_rows=rng.choice((4, 8, 64, 256) if long else (1, 2, 8, 256)),
         exchange_arcs=rng.choice((1, 4)),
     )
 

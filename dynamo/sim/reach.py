@@ -11,8 +11,8 @@ of this holds:
                       node is down or silent to all of them
     enough of them    W of them can hold a put, counting stand-ins where it is sloppy; R owners that
                       count can answer a get; pw and pr are met by owners
-    enough time       each attempt may wait for a silent owner, and there is an attempt for each
-                      node that will not answer
+    enough time       each attempt may wait for a silent owner, there is an attempt for each node
+                      that will not answer, and nobody loses patience before an answer can be there
 
 "Overloaded", "too many siblings" and "disk full" are answers, and right at their limits; so are
 refusals of what can never work.
@@ -103,6 +103,8 @@ class Reach(Judge):
     def _had_time(self, op: Op, silent: int) -> bool:
         world = self.world
         time_ms = min(op.deadline_ms - op.started_ms, world.config.timeout_ms_max)
+        if world.config.replica_timeout_ms < 2 * world.trip_ms:
+            return False  # owners count as silent before they can have answered
         needed_ms = 3 * world.config.replica_timeout_ms + 6 * world.trip_ms + SLACK_MS
         return op.tries > silent and time_ms // op.tries >= needed_ms
 

@@ -32,6 +32,7 @@ from dynamo.core import messages as m
 from dynamo.core.config import Config, quorum
 from dynamo.sim.caller import Caller, Ended
 from dynamo.sim.faults import KINDS, schedule
+from dynamo.sim.machine import NEVER_MS
 from dynamo.sim.nemesis import Nemesis
 from dynamo.sim.network import Network, Weather, across
 from dynamo.sim.oracle import Oracle
@@ -139,13 +140,13 @@ class _World(World):
 
     def turn(self) -> None:
         """Let everything happen that is due at the next moment at which anything is."""
-        self.run_until(self._heap[0][0] if self._heap else self.now_ms + 1)
+        self.run_until(self.next_ms if self.next_ms != NEVER_MS else self.now_ms + 1)
         if len(self.log) > LOG_LINES_MAX:
             del self.log[: LOG_LINES_MAX // 2]
 
     def tick_until(self, until_ms: int) -> bool:
         """One `turn`, unless that would go beyond; whether anything is left before `until_ms`."""
-        if self._heap and self._heap[0][0] <= until_ms:
+        if self.next_ms <= until_ms:
             self.turn()
             return True
         self.run_until(until_ms)

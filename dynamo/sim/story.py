@@ -185,7 +185,7 @@ class _Teller:
         kind = message[0]
         if kind in _KEYED:
             return self._question(source, message) if message[3] == self.key else ""
-        if kind in (m.PING, m.PONG) or len(message) < 2 or message[1] not in self._peer_asks:
+        if type(message[1]) is not int or message[1] not in self._peer_asks:
             return ""
         about = self._peer_asks[message[1]]
         if kind == m.REPLICATE_OK:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import cache, partial
 
 from dynamo.core import dvv, ring
 from dynamo.core.replica import CHECK_BYTES, intact
@@ -18,6 +19,7 @@ from dynamo.sim.acts import SET_PREFIX, elements
 from dynamo.sim.caller import Reader
 from dynamo.sim.inspector import Inspector
 from dynamo.sim.judges import clock_of
+from dynamo.sim.reach import UNDERSTOOD_MS
 from dynamo.sim.world import World
 
 BUSY_WRITES = 5  # a key with as many writes is read through every node
@@ -40,9 +42,10 @@ def judge(world: World, rest: Callable[[], object], read_ms: int = READ_MS) -> N
         for key, text in reader.failures.items():
             oracle.accuse("I13", key, f"a healed ring did not answer {reader.name}: {text}")
     rest()
-    rows = {name: dict(host.disk.scan(OBJECTS)) for name, host in world.hosts.items()}
+    rows = {name: dict(world.hosts[name].disk.scan(OBJECTS)) for name in world.running}
+    dead_at = cache(partial(_dead, world))
     for key in keys:
-        _judge_key(world, key, readers, rows, began_ms)
+        _judge_key(world, key, readers, rows, dead_at, began_ms)
     _judge_rows(world, rows)
     oracle.hints_at_rest(
         {
@@ -61,7 +64,7 @@ def _inspect(world: World, keys: list[bytes]) -> None:
     """Ask every node about itself, and about the key that most was written to."""
     operator = Inspector(world)
     busiest = sorted(keys, key=lambda key: -len(world.oracle.writes_of(key)))[:1]
-    for name in world.hosts:
+    for name in world.running:
         for what in ("status", "hints", *(f"key {key.hex()}" for key in busiest)):
             operator.ask(name, what)
     world.run_until(world.now_ms + INSPECT_MS)
@@ -69,15 +72,19 @@ def _inspect(world: World, keys: list[bytes]) -> None:
 
 
 def _drain(world: World) -> None:
-    """Let what is under way among nodes come to its end, lost pages and lost hints too."""
-    until_ms = world.now_ms + DRAIN_MS
+    """Let what is under way among nodes come to its end, lost pages and lost hints too.
+
+    Pages of a node whose clock stood still are dropped, and sent again, until that is understood.
+    """
+    until_ms = max(world.now_ms, world.thawed_ms + UNDERSTOOD_MS) + DRAIN_MS
     while world.now_ms < until_ms and not all(each.is_idle() for each in world.judges):
         world.run_until(world.now_ms + 50)
 
 
 def _read(world: World, keys: list[bytes], read_ms: int) -> list[Reader]:
     rng = random.Random(f"{world.seed}/readers")
-    readers = {name: Reader(name, world, rng) for name in world.hosts}
+    inside = [name for name in world.running if world.census.inside(name)]
+    readers = {name: Reader(name, world, rng) for name in inside}
     names = list(readers)
     asked: dict[str, list[bytes]] = {name: [] for name in names}
     for key in keys:
@@ -92,7 +99,10 @@ def _read(world: World, keys: list[bytes], read_ms: int) -> list[Reader]:
     return list(readers.values())
 
 
-def _judge_key(world: World, key: bytes, readers: list[Reader], rows: Rows, began_ms: int) -> None:
+def _judge_key(
+    world: World, key: bytes, readers: list[Reader], rows: Rows,
+    dead_at: Callable[[tuple[str, ...]], dict[bytes, None]], began_ms: int,
+) -> None:  # fmt: skip
     oracle = world.oracle
     owners = world.table.owners(ring.arc_of(key, world.config.partitions))
     skey = ring.storage_key(key, world.config.partitions)
@@ -102,9 +112,9 @@ def _judge_key(world: World, key: bytes, readers: list[Reader], rows: Rows, bega
     found: dict[str, None] = {}  # elements of a set
     dead: dict[bytes, None] = {}
     if any(write.attempts > 1 for write in oracle.writes_of(key)):
-        dead = _dead(world, owners)
+        dead = dead_at(owners)
     for name in owners:
-        record = rows[name].get(skey)
+        record = rows.get(name, {}).get(skey)
         if record is None or not intact(skey, record):
             continue
         values = dvv.values_of(clock_of(record[CHECK_BYTES:]))

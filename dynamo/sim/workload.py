@@ -19,7 +19,8 @@ reads shows the value that it wrote last, and beside it nothing that was ever ac
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from dynamo.client.memory import Memory, Seen
@@ -67,6 +68,25 @@ class Put(NamedTuple):
 BLANK = Known(b"", 0, [])
 
 
+class Pace:
+    """Puts and gets that the clients of a seed have begun, so that together they keep a rate.
+
+    Some things are one operation and some are twelve, a client that died starts anew, and one that
+    talks to a silent node stands still: so what counts is what all of them have begun so far. The
+    requests of a scan come on top.
+    """
+
+    def __init__(self, began_ms: int, each_ms: Sequence[int]) -> None:
+        self.clients = len(each_ms)  # those that keep it; others only count
+        self.begun = 0
+        self._began_ms = began_ms
+        self._per_ms = sum(1 / ms for ms in each_ms)
+
+    def behind(self, now_ms: int) -> float:
+        """How many operations each of the clients is behind, or ahead if negative."""
+        return ((now_ms - self._began_ms) * self._per_ms - self.begun) / self.clients
+
+
 class Client(Caller):
     """One application: what it does next, what it knows, and what it tells the oracle."""
 
@@ -86,47 +106,68 @@ class Client(Caller):
         self._through: dict[bytes, tuple[str, Bits, int]] = {}
         self._serial = 0
         self._acts = 0
-        self._began_ms = 0
-        self._begun = 0  # operations
+        self.names = list(habit.weights)  # of what it does
+        self.limits = list(accumulate(habit.weights.values()))
+        self.pace = Pace(0, [habit.pace_ms or 1])
         self._busy = 0  # lanes under way
         self._next: Callable[[Client], Lane] | None = None
         self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
-        self._gone = False
+        self._due_ms = NEVER_MS  # the first of them
+        self.gone = False
 
     def begin(self, at_ms: int, act: Callable[[Client], Lane]) -> None:
         """Start acting at `at_ms`; `act` chooses what a lane does next."""
         self._next = act
-        self._began_ms = at_ms
         lanes = 1 if self.habit.pace_ms else self.habit.lanes
-        self._due = [(at_ms + i, None) for i in range(lanes)]
+        for i in range(lanes):
+            self._sleep(at_ms + i, None)
         self.world.attend(self)
 
     def inherit(self, other: Client) -> None:
         """Go on counting where another process of the same application has ended."""
         self._acts = other._acts
+        self.pace = other.pace
 
     def quit(self) -> None:
         """The process of this application is gone, with all it knew; nobody hears of the rest."""
-        self._gone = True
+        self.gone = True
         for op in list(self._ended):
             self.give_up(op)
             if op.kind == m.PUT:
                 self.oracle.end_write(self.oracle.writes[op.waiter], INFO, self.world.now_ms)
-            self.counts[INFO] += 1
+            if op.slot is None:
+                self.counts[INFO] += 1
         self._due.clear()
+        self._due_ms = NEVER_MS
 
     # --- lanes ----------------------------------------------------------------------------------
 
     def wake(self, now_ms: int) -> None:
         super().wake(now_ms)
-        due = [lane for at_ms, lane in self._due if at_ms <= now_ms]
-        if due:
-            self._due = [item for item in self._due if item[0] > now_ms]
-            for lane in due:
-                self._resume(lane)
+        self._rouse(now_ms)
+
+    def _rouse(self, now_ms: int) -> None:
+        """Let the lanes go on that have slept long enough."""
+        if self._due_ms > now_ms:
+            return
+        sleeping, self._due, self._due_ms = self._due, [], NEVER_MS
+        due = []
+        for at_ms, lane in sleeping:
+            if at_ms <= now_ms:
+                due.append(lane)
+            else:
+                self._sleep(at_ms, lane)
+        for lane in due:
+            self._resume(lane)
+
+    def _sleep(self, until_ms: int, lane: Lane | None) -> None:
+        self._due.append((until_ms, lane))
+        if until_ms < self._due_ms:
+            self._due_ms = until_ms
 
     def next_due_ms(self) -> int:
-        return min(self.session.next_due_ms(), min((at for at, _ in self._due), default=NEVER_MS))
+        due_ms = self.session.next_due_ms()
+        return due_ms if due_ms < self._due_ms else self._due_ms
 
     def _resume(self, lane: Lane | None) -> None:
         if lane is None:
@@ -134,14 +175,14 @@ class Client(Caller):
             if lane is None:
                 return
         wanted = next(lane, None)
-        if self._gone:
+        if self.gone:
             return  # it was this lane that ended the client
         if wanted is None:
             self._busy -= 1
             if not self.habit.pace_ms:
                 self._wait(self.habit.think_ms)
         elif isinstance(wanted, int):
-            self._due.append((self.world.now_ms + wanted, lane))
+            self._sleep(self.world.now_ms + wanted, lane)
         else:
             self._carry_out(wanted, lane)
 
@@ -149,7 +190,7 @@ class Client(Caller):
         """The next thing to do, if it is time for one."""
         habit = self.habit
         over = self.world.now_ms >= self.until_ms or bool(habit.acts and self._acts >= habit.acts)
-        if self._gone or over or self._next is None:
+        if self.gone or over or self._next is None:
             return None
         if habit.pace_ms:
             self._wait(self._pace_ms())
@@ -161,17 +202,12 @@ class Client(Caller):
         return self._next(self)
 
     def _pace_ms(self) -> int:
-        """How long to wait before the next thing, so that operations keep their pace.
-
-        Some things are one operation and some are eight, and what stalls holds up what it would
-        have gone on with: so it is the operations begun so far that are counted.
-        """
-        pace_ms = self.habit.pace_ms
-        behind = (self.world.now_ms - self._began_ms) / pace_ms - self._begun
-        return int(pace_ms * min(max(1 - behind, 0), 20))
+        """How long to wait before the next thing, so that operations keep their pace."""
+        behind = self.pace.behind(self.world.now_ms)
+        return int(self.habit.pace_ms * min(max(1 - behind, 0), 20))
 
     def _wait(self, mean_ms: int) -> None:
-        self._due.append((self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None))
+        self._sleep(self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None)
 
     def _carry_out(self, ops: list[Op], lane: Lane) -> None:
         left = len(ops)
@@ -181,7 +217,7 @@ class Client(Caller):
             left -= 1
             if not left:
                 # In a turn of its own: an operation may end while it is being submitted.
-                self._due.append((self.world.now_ms, lane))
+                self._sleep(self.world.now_ms, lane)
 
         for op in ops:
             self._send(op, ended)
@@ -189,7 +225,7 @@ class Client(Caller):
     def _send(self, op: Op, ended: Ended) -> None:
         oracle, now_ms = self.oracle, self.world.now_ms
         self._serial += 1
-        self._begun += 1
+        self.pace.begun += op.slot is None
         number = (self.name, self._serial)
         what = m.NAMES[op.kind].lower()
         oracle.begin(
@@ -200,15 +236,15 @@ class Client(Caller):
             oracle.end(number, self.world.now_ms)
             if op.sent > 1:
                 self.world.mark("op took several attempts")
-            for judge in self.world.judges:
-                judge.answered(self, op)
+            for answered in self.world.on_answer:
+                answered(self, op)
             ended(op)
 
         self.submit(op, end)
         if op.put_id:
             self.world.uids[op.put_id] = op.waiter
         alone = op.kind in (m.PUT, m.GET) and op.slot is None  # not one of a scan's
-        if alone and self.rng.random() < self.habit.hasty:
+        if self.habit.hasty and alone and self.rng.random() < self.habit.hasty:
             self.world.at(now_ms + self.rng.randrange(1, 40), self._lose_patience, op)
 
     def _lose_patience(self, op: Op) -> None:
@@ -233,7 +269,7 @@ class Client(Caller):
 
     def receive(self, now_ms: int, frame: Frame) -> None:
         super().receive(now_ms, frame)
-        if any(at_ms <= now_ms for at_ms, _ in self._due):
+        if self._due_ms <= now_ms:
             self.wake(now_ms)
 
     # --- reading --------------------------------------------------------------------------------
@@ -262,9 +298,9 @@ class Client(Caller):
         """Read a key; what it showed, None if there was no answer."""
         levels = self.levels() if levels is None else levels
         began, before, now_ms = self.memory.clock, self._through.get(key), self.world.now_ms
-        flags = (m.SLOPPY if self.habit.sloppy else 0) | (
-            m.REPAIR_FIRST if self.rng.random() < 0.1 else 0
-        )
+        flags = m.SLOPPY if self.habit.sloppy else 0
+        if self.rng.random() < 0.1:
+            flags |= m.REPAIR_FIRST
         op = Op(
             m.GET, key, now_ms + self.habit.timeout_ms, (levels.r, levels.pr, flags),
             tries=self.habit.tries, pin=self._pin(),
@@ -293,7 +329,8 @@ class Client(Caller):
             self.oracle.strict_read(key, uids, op.started_ms, now_ms)
         if before is not None and before[0] == op.coordinator:
             node, had, since_ms = before
-            if self.world.hosts[node].lost_ms < since_ms:
+            arc = arc_of(key, self.world.config.partitions)
+            if self.world.hosts[node].lost_ms < since_ms and node in self.world.table.owners(arc):
                 self.oracle.session_read(self.name, key, uids, had, now_ms)
         self._note_through(key, op.coordinator, known.seen)
         return known

@@ -1,6 +1,6 @@
 """A ring in one thread: nodes, clients, disks and a network under virtual time.
 
-The world is a heap of (at_ms, ordinal, call). Nothing else moves time, so thirty simulated seconds
+The world is an agenda of calls that are due. Nothing else moves time, so thirty simulated seconds
 take as long as the work in them. The nodes are the ones of production; what is replaced is the
 shell around them: frames, clocks, disks, and death.
 
@@ -19,26 +19,23 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from hashlib import blake2b
-from heapq import heappop, heappush
 from typing import Any
 
-import msgspec
-
 from dynamo.core import messages as m
-from dynamo.core import ring
 from dynamo.core.config import Config
 from dynamo.core.messages import Message
-from dynamo.core.node import Cluster, Node
+from dynamo.core.node import Node
 from dynamo.sim.acks import Acks
+from dynamo.sim.agenda import Agenda
+from dynamo.sim.census import CLUSTER, Census
 from dynamo.sim.endpoint import Endpoint
+from dynamo.sim.judge import Watched
 from dynamo.sim.judges import JUDGES, Broken, note_broken
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
     NEVER_MS,
     WHILE_SENDING,
-    Change,
     Disk,
     Host,
     PowerCut,
@@ -47,37 +44,31 @@ from dynamo.sim.machine import (
 from dynamo.sim.network import Delivery, Frame, Network
 from dynamo.sim.oracle import Oracle
 from dynamo.sim.rest import only_copy, unsettled
+from dynamo.sim.trace import Trace
 from dynamo.storage.contract import StoreError
 
-CLUSTER = Cluster("sim", b"a secret of the simulated ring.")
 TAG = CLUSTER.tag
 WALL_ORIGIN_MS = 1_600_000_000_000
-CHECK_EVERY = 4  # steps; what a table holds too much it still holds a few steps later
-
-_encode = msgspec.msgpack.Encoder().encode
+CHECK_EVERY = 8  # steps; what a table holds too much it still holds a few steps later
 
 
-class World:
+class World(Watched):
     """Hosts, clients and network under one virtual clock."""
 
     def __init__(
         self, seed: int, names: list[str], config: Config, network: Network, oracle: Oracle,
         *, encode: bool = False, split: bool = False, notice_lost: bool = True, work_ms: int = 0,
-        check_rows_every: int = 200, durability: str = "fsync", interval_ms: int = 0,
-        drift: Sequence[int] = (),
+        check_rows_every: int = 50, durability: str = "fsync", interval_ms: int = 0,
+        drift: Sequence[int] = (), zones: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.seed = seed
         self.now_ms = 0
         self.config = config
         self.network = network
         self.oracle = oracle
-        self.members = [
-            ring.Member(name, "127.0.0.1", 7001 + i, 8001 + i) for i, name in enumerate(names)
-        ]
-        # As clients know the nodes: by address.
-        self.addresses = {f"{x.host}:{x.client_port}": x.name for x in self.members}
-        self.address_of = {name: address for address, name in self.addresses.items()}
-        self.table = ring.Table(self.members, config.n, config.partitions)
+        self.census = Census(names, config, zones)
+        self.table = self.census.table
+        self.addresses, self.address_of = self.census.addresses, self.census.address_of
         self._rng = random.Random(f"{seed}/hosts")
         self._disks = partial(Disk, durability, interval_ms)
         self._drift = dict(zip(names, drift, strict=False))
@@ -104,13 +95,12 @@ class World:
         self._split = split
         self._notice_lost = notice_lost
         self._work_ms = work_ms
-        self._check_rows_every = check_rows_every
-        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
-        self._ordinal = 0
+        self._check_rows_every = check_rows_every * CHECK_EVERY
+        self._agenda = Agenda()
         self._called: list[Host] = []  # hosts that have their turn at the end of this moment
         self._delivery = self._deliver
         self._wakes: dict[str, int] = {}
-        self._hash = blake2b(digest_size=16)
+        self._trace = Trace()
 
     def _host(self, name: str) -> Host:
         draw = self._rng.randrange
@@ -121,16 +111,31 @@ class World:
         self._new_disk(host)
         return host
 
-    def _member(self, name: str) -> ring.Member:
-        return next(member for member in self.members if member.name == name)
+    def add_host(self, name: str) -> None:
+        """A machine more, with an empty disk; its node, once started, asks to join."""
+        self.census.enlist(name)
+        self.hosts[name] = self._host(name)
+        self.note_change()
+        self.record("added", name)
+
+    def forsake(self, name: str) -> None:
+        """A host is lost for good, with its disk."""
+        self.wipe(name)
+        self.hosts[name].forsaken = True
+
+    @property
+    def running(self) -> list[str]:
+        """The hosts that are there, whatever they are to the ring."""
+        return [name for name, host in self.hosts.items() if not host.forsaken]
+
+    def _learn(self, host: Host, node: Node) -> None:
+        host.seen_hash = node.roster.hash
+        if self.census.learn(node):
+            self.note_change()
 
     def _new_disk(self, host: Host) -> None:
         host.disk = self._disks()
-        host.disk.watch = partial(self._committed, host)
-
-    def _committed(self, host: Host, changes: list[Change]) -> None:
-        for judge in self.judges:
-            judge.committed(host, changes)
+        host.disk.watch = partial(self.tell_committed, host)
 
     def note_loss(self, name: str) -> None:
         """A disk has lost something that it had: rows may be gone, or wrong, from now on."""
@@ -153,24 +158,28 @@ class World:
     @property
     def digest(self) -> str:
         """A hash of everything that happened so far."""
-        return self._hash.hexdigest()
+        return self._trace.digest
 
     # --- time -----------------------------------------------------------------------------------
 
     def at(self, at_ms: int, call: Callable[..., None], *args: Any) -> None:
         """Have `call(*args)` made at `at_ms`, after what is already due then."""
-        self._ordinal += 1
-        heappush(self._heap, (max(at_ms, self.now_ms), self._ordinal, call, args))
+        now_ms = self.now_ms
+        self._agenda.add(at_ms if at_ms > now_ms else now_ms, call, args)
+
+    @property
+    def next_ms(self) -> int:
+        """When something happens next; `NEVER_MS` if nothing is going to."""
+        times = self._agenda.times
+        return times[0] if times else NEVER_MS
 
     def run_until(self, until_ms: int) -> None:
         """Let everything happen that is due up to `until_ms`."""
-        heap, violations = self._heap, self.oracle.violations
-        while heap and heap[0][0] <= until_ms:
-            now_ms = self.now_ms = heap[0][0]
-            while heap and heap[0][0] == now_ms:
-                _, _, call, args = heappop(heap)
-                self.events += 1
-                call(*args)
+        agenda, violations = self._agenda, self.oracle.violations
+        times = agenda.times
+        while times and times[0] <= until_ms:
+            now_ms = self.now_ms = times[0]
+            self.events += agenda.happen(now_ms)
             if self._called:
                 called, self._called = self._called, []
                 self.events += len(called)
@@ -191,24 +200,28 @@ class World:
         again: bool,
     ) -> None:  # fmt: skip
         """Hand messages to the network, as one frame or each alone. `again`: see `network`."""
-        for batch in [[message] for message in messages] if self._split else (messages,):
-            body: Any = batch
-            if self._encode_frames:
-                body = m.encode_frame(TAG, source, boot, sent_ms, batch)
-            frame = (source, boot, sent_ms, body)
-            self.post(self.network.send(self.now_ms, source, target, frame, again))
+        if self._split and len(messages) > 1:
+            for message in messages:
+                self._transmit(source, boot, sent_ms, target, [message], again)
+            return
+        body: Any = messages
+        if self._encode_frames:
+            body = m.encode_frame(TAG, source, boot, sent_ms, messages)
+        frame = (source, boot, sent_ms, body)
+        add, deliver = self._agenda.add, self._delivery
+        for delivery in self.network.send(self.now_ms, source, target, frame, again):
+            add(delivery[0], deliver, delivery[1:])
 
     def post(self, deliveries: list[Delivery]) -> None:
         """Put what the network will deliver into the future."""
-        for at_ms, source, target, frame in deliveries:
-            self._ordinal += 1
-            heappush(self._heap, (at_ms, self._ordinal, self._delivery, (source, target, frame)))
+        for delivery in deliveries:
+            self._agenda.add(delivery[0], self._delivery, delivery[1:])
 
     def _deliver(self, source: str, target: str, frame: Frame) -> None:
         host = self.hosts.get(target)
         if host is None:
             client = self.clients[target]
-            opened = self._open(frame, m.TO_CLIENT)
+            opened = self._open(frame, m.TO_CLIENT) if self._encode_frames else frame
             if opened is not None:
                 client.receive(self.now_ms, opened)
                 self.attend(client)
@@ -222,8 +235,6 @@ class World:
                     self._called.append(host)
 
     def _open(self, frame: Frame, allowed: Any) -> Frame | None:
-        if not self._encode_frames:
-            return frame
         try:
             return m.decode_frame(frame[3], TAG, allowed)
         except m.Malformed:  # as the server does: count it, drop it
@@ -235,19 +246,17 @@ class World:
     def start(self, name: str) -> None:
         """Start the process of a host over the disk it has; harmless if it runs."""
         host = self.hosts[name]
-        if host.node is not None:
+        if host.node is not None or host.forsaken:
             return
         host.lives += 1
         rng = random.Random(f"{self.seed}/node/{name}/{host.lives}")
         try:
-            host.node = Node(
-                self.config, self._member(name), self.members, CLUSTER, host.disk, rng,
-                host.clock(self.now_ms),
-            )  # fmt: skip
+            host.node = self.census.node(name, host.disk, rng, host.clock(self.now_ms))
         except (PowerCut, StoreError):
             self.kill(name)
             self.at(self.now_ms + host.down_ms, self.start, name)
             return
+        self._learn(host, host.node)
         host.boot = host.node.boot
         host.ages = m.Ages()
         host.boots = {}
@@ -383,59 +392,59 @@ class World:
             return
         now_ms = self.now_ms
         clock_ms = host.clock(now_ms)
-        inbox = self._inbox(host, clock_ms)
-        host.disk.wrote = False
-        host.disk.now_ms = now_ms
-        host.disk.stepping = True
+        inbox = self._inbox(host, clock_ms) if host.queue else []
+        disk = host.disk
+        disk.wrote, disk.stepping, disk.now_ms = False, True, now_ms
         try:
             outbox = node.step(clock_ms, inbox, now_ms + host.wall_ms)
         except (PowerCut, StoreError) as error:
             self.mark("died before commit" if isinstance(error, PowerCut) else "died of its disk")
             self._die(host)
             return
-        host.disk.stepping = False
-        self.steps += 1
+        disk.stepping = False
+        if node.roster.hash != host.seen_hash:
+            self._learn(host, node)
         self._examine(host, node)
-        self.record("step", host.name, len(inbox), outbox)
-        self._send(host, node, outbox, clock_ms)
+        if inbox or outbox:
+            self.record("step", host.name, len(inbox), outbox)
+        if outbox or host.doom:
+            self._send(host, node, outbox, clock_ms)
         if host.node is node:
-            self._wants_turn(host, max(host.when(node.next_due_ms()), now_ms + 1))
+            due_ms = host.when(node.next_due_ms())
+            self._wants_turn(host, due_ms if due_ms > now_ms else now_ms + 1)
 
     def _inbox(self, host: Host, clock_ms: int) -> list[tuple[Any, Message, int]]:
         inbox: list[tuple[Any, Message, int]] = []
-        for source, raw in host.queue:
-            client = source in self.clients
-            opened = self._open(raw, m.FROM_CLIENT if client else m.FROM_PEER)
-            if opened is None:
+        queue, host.queue = host.queue, []
+        clients, age_ms = self.clients, host.ages.age_ms
+        for source, frame in queue:
+            client = source in clients
+            if self._encode_frames:
+                opened = self._open(frame, m.FROM_CLIENT if client else m.FROM_PEER)
+                if opened is None:
+                    continue
+                frame = opened
+            sender, boot, sent_ms, messages = frame
+            token: Any = source
+            if client:
+                token = source.encode()
+            elif host.is_ghost(source, boot, clock_ms, self.config.suspicion_ms):
+                self.mark("frame of a ghost")
                 continue
-            sender, boot, sent_ms, messages = opened
-            if not client and self._is_ghost(host, source, boot, clock_ms):
-                continue
-            born_ms = clock_ms - host.ages.age_ms(sender, boot, sent_ms, clock_ms)
-            token = source.encode() if client else source
-            inbox += [(token, message, born_ms) for message in messages]
-        host.queue.clear()
+            born_ms = clock_ms - age_ms(sender, boot, sent_ms, clock_ms)
+            for message in messages:
+                inbox.append((token, message, born_ms))
         return inbox
-
-    def _is_ghost(self, host: Host, peer: str, boot: int, clock_ms: int) -> bool:
-        """As the server does: a frame of an earlier process of a peer that was heard just now."""
-        seen, heard_ms = host.boots.get(peer, (boot, clock_ms))
-        earlier = boot >> m.LIFE_BITS < seen >> m.LIFE_BITS
-        if earlier and clock_ms - heard_ms < self.config.suspicion_ms:
-            self.mark("frame of a ghost")
-            return True
-        host.boots[peer] = (boot, clock_ms)
-        return False
 
     def _examine(self, host: Host, node: Node) -> None:
         assert not host.disk.dirty, "N1: a step leaves nothing uncommitted"
-        if self.steps % CHECK_EVERY == 0:
+        steps = self.steps = self.steps + 1
+        if not steps % CHECK_EVERY:
             node.check()
-            for judge in self.judges:
-                if judge.watches_steps:
-                    judge.stepped(host, node)
-        if self.steps % self._check_rows_every == 0:
-            self.check_rows(host)
+            for stepped in self.on_step:
+                stepped(host, node)
+            if not steps % self._check_rows_every:
+                self.check_rows(host)
 
     def check_rows(self, host: Host) -> None:
         """Assert what every row must add up to; rot that nobody came upon is not the node's."""
@@ -455,16 +464,22 @@ class World:
         for target, message in outbox:
             if type(target) is bytes:
                 target = target.decode()
-                self._before_answer(target, message)
+                if message[0] == m.PUT_OK:
+                    self._before_answer(target, message)
+            elif target[0] == "@":
+                target = self.census.seeds.get(target, "")
+                if not target:
+                    continue
             elif message[0] == m.FORWARD:
                 once[target] = None
                 if message[2][0] == m.PUT:
                     # Should the owner stay silent, another one gets the same put.
                     self.oracle.writes[self.uids[message[2][8]]].attempts += 1
-            if target in batches:
-                batches[target].append(message)
-            else:
+            batch = batches.get(target)
+            if batch is None:
                 batches[target] = [message]
+            else:
+                batch.append(message)
         if dies == WHILE_SENDING:
             batches = {to: batch for to, batch in batches.items() if self._rng.random() < 0.5}
         for target, batch in batches.items():
@@ -494,7 +509,7 @@ class World:
 
     def record(self, *event: Any) -> None:
         """Note something that happened: in the digest, and in the log if there is one."""
-        self._hash.update(_encode((self.now_ms, event)))
+        self._trace.note(self.now_ms, event)
         if self.logging:
             self.log.append((self.now_ms, *event))
 
@@ -514,7 +529,9 @@ class World:
                 if self.logging:
                     self.log.append((self.now_ms, "client", client.name, node, messages))
                 self._transmit(client.name, 0, self.now_ms, node, messages, False)
-        due_ms = max(client.next_due_ms(), self.now_ms + 1)
+        due_ms = client.next_due_ms()
+        if due_ms <= self.now_ms:
+            due_ms = self.now_ms + 1
         if due_ms < self._wakes[client.name]:
             self._wakes[client.name] = due_ms
             self.at(due_ms, self._wake, client)
@@ -539,7 +556,7 @@ class World:
 
     def unsettled(self) -> tuple[str, str]:
         """What keeps the ring from being at rest: the invariant's number and why; or "", ""."""
-        return unsettled(self, list(self.hosts))
+        return unsettled(self, self.running)
 
     def only_copy(self, name: str, only: bytes | None = None) -> bool:
         """Whether this disk holds anything of any key (or of one) that no other disk holds."""
