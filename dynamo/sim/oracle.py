@@ -36,8 +36,8 @@ By the numbers under which violations are reported:
                 pending at all times; none is left at rest
   I10  whole    the owners of an arc are distinct, registers only rise, versions that switched form
                 one chain per arc (`ringjudge`), and at rest the table is the same everywhere
-  I11  part     who is gone stays gone and owns nothing at rest, incarnations rise; the start counter
-                of a store rises with every start. Not yet: start counters among peers
+  I11  part     who is gone stays gone and owns nothing at rest, incarnations rise; the start
+                counter of a store rises with every start. Not yet: start counters among peers
   I12  whole    an acknowledged put is on W disks when its client is told, synced where it asked
   I13  whole    an operation ends by its deadline, and succeeds where enough nodes were within
                 reach for all its life (`reach`)
