@@ -645,6 +645,18 @@ def test_an_owner_that_did_not_confirm_is_not_compared_with():
     assert {hand.b, hand.c} <= {*first}
 
 
+def test_owners_that_are_all_new_know_which_puts_are_superseded():
+    """D5: a late retry asks them, and would be minted again beside what replaced it."""
+    hand = Ring(nodes=6)
+    hand.put(hand.a, "w1")
+    hand.put(hand.a, "w2")
+    hand.go(*hand.spare)
+    hand.until_done(*hand.spare)
+    answer = hand.put(hand.spare[0], "w1", mode=m.BLIND, attempt=1)
+    assert answer[0] == m.PUT_OK
+    assert hand.read(hand.spare[1]) == ["w2"]
+
+
 def test_an_unsynced_owner_is_no_source():
     hand = Ring()
     new = hand.spare[0]

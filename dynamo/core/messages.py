@@ -73,9 +73,11 @@ FORWARD = 39  # req message ver phase
 FORWARDED = 40  # req message
 PING = 41  # seq
 PONG = 42  # seq
-ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks for its ballots
-# req differing: [arc, ...] unsynced: [arc, ...] of those asked
+# req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks for what a new owner has to know
+ROOTS = 43
+# req differing: [arc, ...] unsynced: [arc, ...] of those asked, and of those with a third item
 # ballots: [[arc, ver, phase, promised, about, ballot, kill], ...], see `ballots`
+# dead: [[arc, [put id, ...]], ...], of puts that are superseded
 ROOTS_ARE = 44
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
@@ -122,7 +124,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     PING: (N, N),
     PONG: (N, N),
     ROOTS: (N, N, N, L),
-    ROOTS_ARE: (N, N, L, L, L),
+    ROOTS_ARE: (N, N, L, L, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
     GOSSIP: (N, L, N, N),
