@@ -119,7 +119,7 @@ def wait_converged(admin: Admin, nodes: Mapping[str, Address], timeout: float) -
         if time.monotonic() - nudged > NUDGE_EVERY_S:
             nudged = time.monotonic()
             admin.status(nodes, "exchange", NUDGE_S)
-            owners = _owners(admin, nodes, _left(deadline))
+            owners = latest_owners(admin, nodes, _left(deadline))
             if owners:
                 verdict.learn_owners(owners)
         if verdict.judge(admin.status(nodes, "roots", _left(deadline))):
@@ -135,7 +135,7 @@ def _left(deadline: float) -> float:
     return max(0.1, min(ROUND_S, deadline - time.monotonic()))
 
 
-def _owners(admin: Admin, nodes: Mapping[str, Address], timeout: float) -> Owners:
+def latest_owners(admin: Admin, nodes: Mapping[str, Address], timeout: float) -> Owners:
     """The owners of each arc, as whoever answers and knows the latest ring has them."""
     found = admin.ask(nodes, (RING, REQ, int(timeout * 1000), 0), timeout)
     rings = [answer for answer in found.values() if answer[0] == RING_IS]

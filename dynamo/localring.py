@@ -168,7 +168,7 @@ class Ring:
     def _config_of(self, name: str) -> dict[str, Any]:
         """The sections of a node's file: a founder lists all founders, others join."""
         found: dict[str, Any] = localshape.sections(self._durability, self._options)
-        others = [process for process in self._processes.values() if process.name != name]
+        others = [self._processes[other] for other in self.nodes if other != name]
         if self._places[name].founder:
             found["members"] = {
                 place.name: {
@@ -401,8 +401,11 @@ class Ring:
         A change is what `dynamo cluster` stages: {"verb": "join", "node": "n4"}, and "leave",
         "remove", "replace", "reweight" with what belongs to them. Raises ChangeFailed.
         """
-        changing = Changing(self._asking, self._addresses(self._inside()), timeout)
-        task, plan = changing.commit(changes)
+        listed = list(changes)
+        removed = [change["node"] for change in listed if change["verb"] == "remove"]
+        deciding = self._addresses(self._deciding(removed))
+        changing = Changing(self._asking, deciding, timeout)
+        task, plan = changing.commit(listed)
         changing.await_done(task)
         return plan
 
@@ -429,8 +432,12 @@ class Ring:
         self.nodes.remove(name)
         self._remember()
 
-    def _inside(self) -> list[str]:
-        return [name for name in self.nodes if self._process(name).answers]
+    def _deciding(self, without: Iterable[str]) -> list[str]:
+        """Whom to tell of a change: of a ring that is cut, the largest side that answers."""
+        found = [name for name in self._reachable() if name in self.nodes and name not in without]
+        sides = Counter(self._sides.get(name, -1) for name in found)
+        largest = max(sides, key=lambda side: sides[side], default=-1)
+        return [name for name in found if self._sides.get(name, -1) == largest]
 
     # --- what is going on -------------------------------------------------------------------------
 

@@ -253,7 +253,7 @@ class FakeRing:
                 left -= 1
         for task in self.tasks:
             if task["state"] == "running":
-                task["arcs_done"] = min(task["arcs"], task["arcs_done"] + self.step - left)
+                task["arcs_done"] = min(task["arcs"], task["arcs_done"] + self.step)
                 if task["arcs_done"] == task["arcs"]:
                     task["state"] = "done"
 

@@ -359,6 +359,15 @@ def test_a_node_among_the_seeds_does_not_speak_with_itself():
     assert not some.spoken("n1", "n1")
 
 
+def test_a_node_with_many_seeds_finds_the_one_that_lives():
+    some = Ring(nodes=3)
+    nobody = [f"x{number}" for number in range(3 * g.FIRST_PEERS)]
+    for number, name in enumerate(nobody):
+        some.places[name] = 9_000 + number
+    some.start("n9", founders=(), seeds=[*nobody, "n2"], run=3000)
+    assert some.roster("n9").confirmed
+
+
 # --- nodes that are gone --------------------------------------------------------------------------
 
 
@@ -427,6 +436,21 @@ def test_nothing_is_believed_of_a_node_that_is_gone_but_its_address():
     assert roster.wishes["n2"].ver == 1
     assert roster.hash != before
     assert roster.member("n1").peer_port == 7009
+
+
+def test_a_removed_node_hears_who_owns_what_it_has_to_hand_over():
+    """By the registers that it comes back with it is the owner itself."""
+    some = Ring()
+    removed(some)
+    roster = some.roster("n2")
+    for arc, register in enumerate(roster.table.registers):
+        owners = tuple(name for name in register.cur if name != "n1")
+        roster.adopt(arc, ring.proposal(1, ring.STABLE, owners, ()))
+    some.run(300)
+    some.start("n1", run=100)
+    assert some.roster("n1").closed[0] == m.NOT_A_MEMBER
+    assert some.roster("n1").table.registers == roster.table.registers
+    assert some.roster("n1").table.arcs_of("n1") == []
 
 
 def test_two_that_removed_each_other_both_learn_it():

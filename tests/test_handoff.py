@@ -305,17 +305,18 @@ def test_the_home_is_not_waited_for_and_gets_nothing_when_it_comes_back(astray):
     assert balanced(hand, spare)
 
 
-def test_a_hint_for_a_removed_node_goes_to_the_owners_that_remain(astray):
-    """Though the register names the removed one until it is replaced: the successor copies it."""
-    hand, home, spare, _ = astray
+def test_a_hint_for_a_removed_node_waits_for_the_owner_that_comes_in_its_place(astray):
+    """H5 (membership seed 79): given to the owners that remain, who had the write already, a write
+    acknowledged by three was on two disks."""
+    hand, home, spare, other = astray
     a, b, _ = hand.owners()
-    hand.lose = lambda src, dst, message: (src, dst) == (spare, b) and message[0] == m.REPLICATE
     remove(hand, home)
-    hand.run(20)
-    assert hand.nodes[spare].handoff.counts() == {b: 1}
-    hand.heal()
+    hand.run(50)
+    assert hand.nodes[spare].handoff.counts() == {home: 1}, "the register still names it"
+    give(hand, (a, b, other))
     hand.run(2_100)
     assert hand.hints(spare) == 0
+    assert hand.values(other) == ["v1"]
     assert balanced(hand, spare)
 
 

@@ -12,15 +12,15 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from ringload import Load
+from ringload import Load, false_siblings, shown
 
 import dynamo
-from dynamo.convergence import unpack_owners
+from dynamo.convergence import latest_owners
 from dynamo.core.ring import arc_of, full_key
 from dynamo.demo import records
 from dynamo.localring import Ring, local
@@ -47,10 +47,8 @@ def ask(ring: Ring, what: str, names: list[str] | None = None) -> dict[str, dict
 
 
 def owners(ring: Ring) -> list[tuple[str, ...]]:
-    """The owners of each arc, as the first node that answers has them."""
-    answers = ring._asking.ring(ring._addresses(ring.nodes), 5.0)
-    ((_, answer),) = answers.items()
-    return unpack_owners(answer[9], [member[0] for member in answer[8]])
+    """The owners of each arc, as whoever knows the latest ring has them."""
+    return latest_owners(ring._asking, ring._addresses(ring.nodes), 2.0)
 
 
 def joins(*names: str) -> list[dict[str, str]]:
@@ -86,40 +84,55 @@ def check_whole(ring: Ring, names: list[str] | None = None) -> None:
     assert ring.status()["hints"] == 0
 
 
+# --- The judgement of the load ----------------------------------------------------------------
+
+
+def test_values_of_which_one_writer_had_seen_the_other_are_no_siblings() -> None:
+    first, second, third = ["a", []], ["b", ["a"]], ["c", ["a"]]
+    assert false_siblings("k", [second, third]) == []
+    assert false_siblings("k", [first, second]) == ["k has a beside b, whose writer had seen it"]
+    assert false_siblings("k", [second, second]) == ["k has b twice"]
+    assert shown([second, third]) == {"a", "b", "c"}
+
+
 # --- Two join, two leave ----------------------------------------------------------------------
 
 
 def two_join_two_leave(ring: Ring, number: int, rng: random.Random, kill: bool = False) -> str:
     """One round; the ring has five nodes before and after it."""
     keys = [f"round {number} key {at}" for at in range(10)]
+    kills: list[str] = []
     with Load(ring, keys) as load:
         time.sleep(1)
         newcomers = [ring.add_node(), ring.add_node()]
-        if kill:
-            with killed_now_and_then(ring, newcomers, rng):
-                ring.change(joins(*newcomers), CHANGE_S)
-        else:
+        began = time.monotonic()
+        with killed_now_and_then(ring, newcomers, rng, kills) if kill else nullcontext():
             ring.change(joins(*newcomers), CHANGE_S)
+        took = time.monotonic() - began
         time.sleep(0.5)
         ring.leave(*rng.sample(ring.nodes, 2), timeout=CHANGE_S)
         time.sleep(0.5)
         load.stop()
     check_whole(ring)
     load.check(ring)
-    return str(load)
+    assert bool(kills) == kill
+    return f"{load}; the two joined in {took:.1f} s, with {len(kills)} kills"
 
 
 @contextmanager
-def killed_now_and_then(ring: Ring, names: list[str], rng: random.Random) -> Iterator[None]:
+def killed_now_and_then(
+    ring: Ring, names: list[str], rng: random.Random, kills: list[str]
+) -> Iterator[None]:
     """kill -9 one of `names` at random moments, and start it again, until the block ends."""
     over = threading.Event()
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            while not over.wait(rng.uniform(0.05, 0.8)):
+            while not over.wait(rng.uniform(0.02, 0.4)):
                 name = rng.choice(names)
                 ring.kill(name)
+                kills.append(name)
                 time.sleep(rng.uniform(0.0, 0.5))
                 ring.start(name)
                 if rng.random() < 0.3:
@@ -151,13 +164,13 @@ def test_two_nodes_join_and_two_leave_and_no_write_is_lost() -> None:
 @pytest.mark.parametrize("kill", [False, True], ids=["undisturbed", "newcomers killed"])
 def test_twenty_rounds_of_two_that_join_and_two_that_leave(kill: bool) -> None:
     rng = random.Random(f"1754 {kill}")
-    with local(nodes=5) as ring:
+    with local(nodes=5, partitions=256, transfer_arcs=1) as ring:  # slowly: more to meet
         for number in range(20):
             print(number, two_join_two_leave(ring, number, rng, kill), flush=True)
 
 
 def test_a_newcomer_that_is_killed_while_it_copies_goes_on_where_it_was() -> None:
-    with local(nodes=5) as ring:
+    with local(nodes=5, partitions=256, transfer_arcs=1) as ring:
         print(two_join_two_leave(ring, 1, random.Random(5), kill=True))
 
 
@@ -230,7 +243,7 @@ def check_balance(ring: Ring, table: list[tuple[str, ...]]) -> None:
     total = len(table) * 3
     assert sum(map(sum, zones.values())) == total
     for shares in zones.values():
-        assert max(shares) - min(shares) <= 1 + 0.02 * total
+        assert max(shares) - min(shares) <= 1
 
 
 def test_a_ring_of_cities_grows_from_five_to_eight_and_shrinks_to_four() -> None:
@@ -314,9 +327,8 @@ def test_a_client_outlives_every_node_that_it_knew(tmp_path: Path) -> None:
             kv["k7"] = 7
         assert ring.nodes == newcomers
         assert len(kv.get_many([f"k{at}" for at in range(100)], r="all").found) == 100
-        assert sorted(kv._core.session.addresses()) == sorted(
-            str(ring._process(name).client) for name in newcomers
-        )
+        wanted = sorted(str(ring._process(name).client) for name in newcomers)
+        assert soon(lambda: kv["k7"] == 7 and sorted(kv._core.session.addresses()) == wanted, 5)
     with local(nodes=3, path=tmp_path, durability="interval") as ring, ring.client() as kv:
         assert ring.nodes == newcomers
         assert len(kv.get_many([f"k{at}" for at in range(100)]).found) == 100

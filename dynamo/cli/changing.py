@@ -84,7 +84,7 @@ def confirm(shell: Shell, word: str, yes: bool, what: str) -> None:
         return
     if shell.json or not sys.stdin.isatty():
         raise exits.Refused(
-            f"{what} asks for a confirmation, and nobody is there to type one", hint="Add --yes"
+            f"{what}: that has to be confirmed, and nobody is there to type it", hint="Add --yes"
         )
     sys.stdout.flush()
     print(f"{what}. To go on, type {show.escaped(word)}: ", end="", file=sys.stderr, flush=True)

@@ -50,10 +50,11 @@ def cluster() -> None:
 
 
 @command(
+    short_help="Stage: a node gets its share of the ring",
     examples="""
     dynamo cluster join n4
     dynamo cluster join n4 --weight 2    a machine twice as large
-    """
+    """,
 )
 @NODE
 @click.option("--weight", type=WEIGHT, help="Its share, relative to others. Default: 1.")
@@ -67,10 +68,11 @@ def join(shell: Shell, node: str, weight: int | None, dry_run: bool) -> None:
 
 
 @command(
+    short_help="Stage: a node that is up hands all over, and goes",
     examples="""
     dynamo cluster leave n2
     dynamo cluster leave n2 --dry-run
-    """
+    """,
 )
 @NODE
 @DRY_RUN
@@ -83,10 +85,11 @@ def leave(shell: Shell, node: str, dry_run: bool) -> None:
 
 
 @command(
+    short_help="Stage: a node that is down for good is given up",
     examples="""
     dynamo cluster remove n4             its copies are made anew from those of others
     dynamo cluster remove n4 --force     even where too few copies are left to be sure of all
-    """
+    """,
 )
 @NODE
 @FORCE
@@ -106,10 +109,11 @@ def remove(shell: Shell, node: str, force: bool, discard: bool, dry_run: bool, y
 
 
 @command(
+    short_help="Stage: a newcomer takes the place of a node",
     examples="""
     dynamo cluster replace n2 n6         n6 takes over what n2 owns
     dynamo cluster replace n2 --by n6    the same
-    """
+    """,
 )
 @NODE
 @click.argument("newcomer", metavar="[NEWCOMER]", default="")
@@ -142,9 +146,10 @@ def replace(
 
 
 @command(
+    short_help="Stage: another share for a node",
     examples="""
     dynamo cluster reweight n3 2         twice the share of a node of weight 1
-    """
+    """,
 )
 @NODE
 @click.argument("weight", type=WEIGHT)
@@ -159,6 +164,8 @@ def _preview(shell: Shell, at: Contact, node: str, force: bool, discard: bool, y
     from dynamo.cli.removing import preview
 
     _check_name(at, node)
+    if at.members[node]["state"] == "up":
+        return  # the node that is asked refuses that, and says what to do instead
     preview(shell, node, force, discard)
     confirm(shell, node, yes, f"{node} goes for good, once that is committed")
 
@@ -198,10 +205,11 @@ def _tell(shell: Shell, told: Mapping[str, Any], text: str, then: str) -> None:
 
 
 @command(
+    short_help="Show what the staged changes would move and risk",
     examples="""
     dynamo cluster plan
     dynamo cluster plan --json | jq .bytes
-    """
+    """,
 )
 def plan(shell: Shell) -> None:
     """Show what the staged changes would move, and what could go wrong meanwhile.
@@ -231,11 +239,12 @@ def plan(shell: Shell) -> None:
 
 
 @command(
+    short_help="Apply what is staged",
     examples="""
     dynamo cluster commit 3f9a21c40b77d015    the plan that was looked at, and no other
     dynamo cluster commit                     shows the plan, and asks
     dynamo cluster commit --yes --wait        for scripts: whatever is staged, to its end
-    """
+    """,
 )
 @click.argument("plan", metavar="[PLAN]", default="")
 @click.option("--wait", is_flag=True, help="Follow the task to its end.")
@@ -277,7 +286,7 @@ def _confirm_plan(shell: Shell, made: Mapping[str, Any], given: str, yes: bool) 
         gone = gone or [change["node"] for change in made["staged"]]
         confirm(shell, " ".join(gone), yes, "This may lose data that was acknowledged")
     elif not given:
-        confirm(shell, "yes", yes, "Committing a plan without its id")
+        confirm(shell, "yes", yes, "What you see above is carried out")
 
 
 def _committed(shell: Shell, told: Mapping[str, Any], wait: bool) -> int | None:
@@ -294,10 +303,11 @@ def _committed(shell: Shell, told: Mapping[str, Any], wait: bool) -> int | None:
 
 
 @command(
+    short_help="Forget what is staged",
     examples="""
     dynamo cluster clear
     dynamo cluster clear n4              only what is staged for n4
-    """
+    """,
 )
 @click.argument("node", metavar="[NODE]", default="")
 @DRY_RUN
@@ -324,6 +334,7 @@ init = HelpFirst(
     callback=init_of_config.callback,
     params=init_of_config.params,
     context_settings=init_of_config.context_settings,
+    short_help="Write the files of a first ring, or of nodes that join",
     help=f"{init_of_config.help}\n\nThe same as `dynamo config init`: there is one way to begin.",
     examples="""
     dynamo cluster init ring --nodes 3   ring/n1.toml, ring/n2.toml, ring/n3.toml

@@ -109,7 +109,7 @@ class Membership:
         if text := self.change_text():
             found.append(text)
         sides = self.sides()
-        if len(sides) > 1:
+        if len(sides) > 1 and not self.moving:
             found.append(f"not all know the same of the ring: {show.split(sides)}")
         return found
 

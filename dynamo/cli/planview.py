@@ -104,6 +104,8 @@ def _moves(plan: Mapping[str, Any]) -> str:
         return f"{text}; there is nothing in them yet."
     limit = plan.get("limit_bytes_per_s")
     at = f" of {show.size(limit)}/s a node" if limit else " of each node"
+    took = f"about {show.span(plan['seconds'])}" if plan["seconds"] >= 1 else "less than 1 s"
     return (
-        f"{text}: about {show.size(plan['bytes'])}, {show.span(plan['seconds'])} at the limit{at}."
+        f"{text}: about {show.size(plan['bytes'])}, {took} of copying at the limit{at}; the steps "
+        "of each arc come on top."
     )

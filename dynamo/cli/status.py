@@ -107,7 +107,11 @@ def _agreement(found: Survey, known: Membership) -> str:
     """Whether all that answered know the same ring."""
     sides = known.sides()
     if sides:
-        return " (all agree)" if len(sides) == 1 else f" (not all agree: {show.split(sides)})"
+        if len(sides) == 1:
+            return " (all agree)"
+        if known.moving:  # every arc that moves is news to somebody
+            return f" ({len(sides)} views)"
+        return f" (not all agree: {show.split(sides)})"
     versions = {answer["ring"]["version"] for answer in found.answers.values()}
     return "" if len(versions) < 2 else f" (not all agree: {sorted(versions)})"
 
@@ -195,6 +199,9 @@ def _next_step(found: Survey, known: Membership, judged: Verdict) -> str:
         return f"{start}\n      {gone}"
     if len(found.sides()) > 1:
         return "mend the network, then dynamo health --wait 30s"
+    drained = [name for name, answer in found.answers.items() if answer.get("draining")]
+    if drained:
+        return f"stop {drained[0]}, or dynamo node drain {drained[0]} --off"
     if known.running:
         return f"dynamo tasks {known.running[0]['task']} --wait, or dynamo transfers"
     if found.hints_for():

@@ -111,7 +111,11 @@ def _show_all(shell: Shell, known: list[Task]) -> None:
             task["task"],
             show.text((task["state"], STYLES.get(task["state"], ""))),
             show.clock(task["started_wall_ms"] / 1000),
-            done_text(task),
+            done_text(task)
+            if task["state"] == RUNNING
+            else "all"
+            if task["state"] == "done"
+            else "–",
             "; ".join(task["changes"]),
         )
         for task in known
@@ -201,7 +205,7 @@ def follow(shell: Shell, name: str) -> int:
     except KeyboardInterrupt:
         shell.say(
             f"Detached; the change goes on without you.\n"
-            f"Watch again: dynamo tasks {name} --wait     Stop it: dynamo tasks {name} --abort"
+            f"Watch again: dynamo tasks {name} --wait\nStop it:     dynamo tasks {name} --abort"
         )
         return exits.INTERRUPTED
     if shell.json:
@@ -234,7 +238,8 @@ def _await(shell: Shell, name: str) -> Task:
             now = time.monotonic()
             if task is not None:
                 heard = now
-                bar.advance(task["arcs_done"] - bar.done)
+                if moved := task["arcs_done"] - bar.done:
+                    bar.advance(moved)
                 if task["state"] != RUNNING:
                     return task
                 said = _say_why(shell, bar, name, task, said)

@@ -51,18 +51,19 @@ def transfers(shell: Shell) -> None:
 
 
 def _transfer_rows(answers: Answers) -> Iterator[tuple[Any, ...]]:
-    for answer in answers.values():
-        for item in answer.get("transfers", ()):
-            sources = ", ".join(source for source in item["from"] if source != item["to"])
-            yield (
-                item["what"],
-                f"{item['arc']:,}",
-                f"{sources or '–'} → {item['to'] or '–'}",
-                PHASES[item["phase"]] if 0 <= item["phase"] < len(PHASES) else str(item["phase"]),
-                f"{item['rows']:,}" if item["rows"] else "–",
-                show.size(item["bytes"]) if item["bytes"] else "–",
-                show.span(item["since_ms"] / 1000),
-            )
+    """Copies first: they are what takes the time."""
+    items = [item for answer in answers.values() for item in answer.get("transfers", ())]
+    for item in sorted(items, key=lambda item: (item["what"], item["arc"])):
+        sources = ", ".join(source for source in item["from"] if source != item["to"])
+        yield (
+            item["what"],
+            f"{item['arc']:,}",
+            f"{sources or '–'} → {item['to'] or '–'}",
+            PHASES[item["phase"]] if 0 <= item["phase"] < len(PHASES) else str(item["phase"]),
+            f"{item['rows']:,}" if item["rows"] else "–",
+            show.size(item["bytes"]) if item["bytes"] else "–",
+            show.span(item["since_ms"] / 1000),
+        )
 
 
 def _waits(answers: Answers) -> list[tuple[tuple[str, str], str]]:
@@ -129,7 +130,7 @@ def gossip(shell: Shell) -> None:
         return
     sides = known.sides()
     rows = list(_gossip_rows(found, answers, sides))
-    columns = ("NODE", "STATE", "VIEW", ">ROUNDS", ">BYTES/S", ">TAKEN", ">REFUSED", "LAST TALKS")
+    columns = ("NODE", "STATE", "VIEW", ">ROUNDS", ">TAKEN", ">REFUSED", "LAST TALKS")
     shell.print(show.table(columns, rows))
     shell.print()
     shell.print(show.text(*_gossip_summary(found, answers, sides)))
@@ -146,16 +147,14 @@ def _gossip_rows(
         shown = show.text((state.upper() if state == "down" else state, STATE_STYLES[state]))
         answer = answers.get(name)
         if not answer or "hash" not in answer:
-            yield (name, shown, *("–" for _ in range(6)))
+            yield (name, shown, *("–" for _ in range(5)))
             continue
         view = (str(answer["hash"])[:8], "green" if name in largest else "yellow")
-        rate = answer.get("bytes_per_s")
         yield (
             name,
             shown,
             show.text(view),
             f"{answer['rounds']:,}",
-            show.size(int(rate)) if rate is not None else "–",
             f"{answer['items_taken']:,}",
             f"{answer['items_refused']:,}",
             _talks(answer["peers"]),

@@ -361,8 +361,8 @@ class Session:
 
     def _hedge(self, now_ms: int, op: Op) -> None:
         """Ask one more node for a slow read, if the budget allows and there is another."""
-        if self._hedges < 1:
-            return
+        if self._hedges < 1 or op.pin or self._via:
+            return  # nobody else is to be asked; and the one that is may have left the ring
         node = self._pick(now_ms, op)
         if node not in op.asked and node.blocked_ms <= now_ms:
             self._hedges -= 1

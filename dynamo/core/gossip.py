@@ -168,7 +168,10 @@ class Gossip:
         peers = self._known_peers()
         if len(peers) > FIRST_PEERS:
             peers = self._rng.sample(peers, FIRST_PEERS)
-        for receiver in (*peers, *self._seeds[:FIRST_PEERS]):
+        seeds = self._seeds
+        if len(seeds) > FIRST_PEERS:  # others next time: the first ones may all be gone
+            seeds = self._rng.sample(seeds, FIRST_PEERS)
+        for receiver in (*peers, *seeds):
             self._introduce(receiver)
             self._send(receiver, (BUCKETS, self._promise, self._life, self._roster.buckets()))
 
@@ -296,9 +299,11 @@ class Gossip:
         _, promise, life, heard, step, items, buckets = message
         if len(items) > ITEMS_MAX or not all(_is_pair(entry) for entry in items):
             raise Malformed("items of the ring that are no list of keys and items")
-        if not self._listens_to(sender, promise, life, items):
-            return
         wanted = self._hashes(buckets)
+        if not self._listens_to(sender, promise, life, items):
+            if wanted and promise == self._promise and self._roster.gone(sender):
+                self._send_back(sender, wanted, items, NEWS)
+            return
         learnt, refused = self._roster.take_all(items)
         self.stats["gossip_items_taken"] += learnt
         if refused:
@@ -411,6 +416,10 @@ class Gossip:
             key = "w/" + sender
             self.stats["gossip_gone_told"] += 1
             self._send_items(sender, NEWS, [[key, self._roster.item(key)]], [])
+            # Nothing of it is taken, but it is told: it has rows to hand over, and must hear who
+            # owns them. (History: one that came back from its disk offered them to nobody, since
+            # by the registers that it held it owned them still.)
+            self._send(sender, (BUCKETS, self._promise, self._life, self._roster.buckets()))
 
     def stranger(self, sender: str) -> None:
         """A request of a node that does not belong to the ring, as far as is known here."""

@@ -291,7 +291,10 @@ class Handoff:
     # --- homes that own nothing of it any more (H5) ----------------------------------------------
 
     def _wrong(self, home: str, arc: int) -> bool:
-        return home not in self._table.writers(arc) or self._roster.gone(home)
+        # Whoever the register names is the home, gone or not. History: a home was removed, its
+        # hints were given to the owners that were left, who had the write already, and W copies
+        # had become fewer. They wait for the owner that comes in its place.
+        return home not in self._table.writers(arc)
 
     def _find_astray(self) -> None:
         seen = (self._table.changes, self._roster.people)

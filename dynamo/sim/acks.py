@@ -13,6 +13,7 @@ from dynamo.core import dvv, ring
 from dynamo.core import messages as m
 from dynamo.core.config import quorum
 from dynamo.core.messages import Message
+from dynamo.core.ring import FIRST_VER
 from dynamo.core.spaces import IDS
 from dynamo.sim.judges import Dots, clock_of
 from dynamo.sim.machine import Disk
@@ -46,9 +47,12 @@ class Acks:
         write, key, put_id, w, flags = self._puts[client, message[1]]
         durable = bool(flags & m.DURABLE)
         skey = ring.storage_key(key, world.config.partitions)
-        owners = world.table.owners(skey[0] << 8 | skey[1])
+        register = world.table.registers[skey[0] << 8 | skey[1]]
+        owners = register.readers
         names = list(owners)
-        if flags & m.SLOPPY:  # else stand-ins do not count (C3)
+        # Stand-ins count where the put is sloppy (C3). And where the arc has moved, an owner of one
+        # phase before, as its coordinator knows it, or one after.
+        if flags & m.SLOPPY or register.ver != FIRST_VER:
             names += [name for name in world.hosts if name not in owners]
         disks: list[str] = []
         for name in names:

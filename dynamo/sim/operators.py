@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynamo.core import messages as m
-from dynamo.core.config import quorum
-from dynamo.core.items import IN, OUT
+from dynamo.core.config import Config, quorum
+from dynamo.core.items import FORCED, IN, OUT, REMOVED
 from dynamo.core.messages import Message
 from dynamo.sim.history import NEVER_MS
 from dynamo.sim.limits import Limits
@@ -46,6 +46,13 @@ class Step(NamedTuple):
     via: int = 0  # which of the hosts is asked first
     weight: int = 1
     force: bool = False
+
+
+def needs_force(config: Config) -> bool:
+    """Whether one owner less is too few for any move: only people can give up its copies."""
+    n = config.n
+    r, w = config.r or quorum(n), config.w or quorum(n)
+    return max(n - r + 1, n - w + 1, quorum(n)) > n - 1
 
 
 class Operator:
@@ -84,16 +91,9 @@ class Operator:
             stages = [{"verb": "replace", "node": names[0], "by": names[1]}]
         else:
             stages = [{"verb": verb, "node": name} for name in names]
-        if self._step.force or (verb in ("remove", "replace") and self._needs_force()):
+        if self._step.force or (verb in ("remove", "replace") and needs_force(self._world.config)):
             stages = [{**stage, "force": True} for stage in stages]
         return [("stage", stage) for stage in stages] + [("plan", {}), ("commit", {})]
-
-    def _needs_force(self) -> bool:
-        """Whether one owner less is too few for any move: only people can give up its copies."""
-        config = self._world.config
-        n = config.n
-        r, w = config.r or quorum(n), config.w or quorum(n)
-        return max(n - r + 1, n - w + 1, quorum(n)) > n - 1
 
     def _again(self, now_ms: int) -> None:
         """From the beginning, through the next node: what was staged may be on the other side."""
@@ -203,10 +203,20 @@ class Changes:
         """Nothing goes wrong any more: what is lost, and still counted on, is removed."""
         world = self._world
         for name, host in world.hosts.items():
-            if host.forsaken and world.census.inside(name):
+            if self._lost_and_counted(name, host.forsaken):
                 self._begin(Step(world.now_ms, "remove", (name,), force=True))
         while any(operator.busy for operator in self.operators):
             world.run_until(world.now_ms + 100)
+
+    def _lost_and_counted(self, name: str, forsaken: bool) -> bool:
+        """Whether a node holds the ring up: lost and still in it, or gone and still needed."""
+        census = self._world.census
+        wish = census.wishes.get(name)
+        if wish is None or wish.flags & FORCED:
+            return False
+        return (forsaken and census.inside(name)) or (
+            wish.status == REMOVED and needs_force(self._world.config) and name in census.owners
+        )
 
     def _add(self, names: tuple[str, ...]) -> bool:
         for name in names:
