@@ -56,6 +56,7 @@ class Habit:
     acts: int = 0  # it does so many things and stops; 0: it goes on to the end
     lanes: int = 1  # things it does at once, at most
     pace_ms: int = 0  # it begins an operation so often, however long each takes; 0: when it can
+    together: int = 1  # ... and so many of them at one moment, then waiting as much longer
     mixed: bool = False  # each operation has levels of its own
     hot: float = 0.0  # share of operations that go to the first shared key
     large: float = 0.0  # share of values of several kilobytes
@@ -80,6 +81,7 @@ def habits(
     large = rng.choice((0.0, 0.0, 0.02, 0.1))
     mortal = rng.choice((0.0, 0.0, 0.0, 0.1))
     durable = rng.choice((0.0, 0.3, 1.0))
+    together = 1 if crowded else int(__import__("os").environ.get("TOG","1"))
     found = []
     for _ in range(count):
         weights = _weights(rng, exact)
@@ -101,6 +103,7 @@ def habits(
                 levels=_levels(rng, config, copies),
                 lanes=rng.choice((1, 2)) if crowded else 32,
                 pace_ms=pace_ms,
+                together=together,
                 mixed=rng.random() < 0.15,
                 hot=hot,
                 large=large,
