@@ -78,13 +78,13 @@ def habits(
     keys = rng.choice((1, 2, 4, 8) if crowded else (2, 4, 8, 16))
     count = rng.choice((2, 3, 4, 6) if crowded else (4, 5, 7))
     hot = rng.choice((0.0, 0.0, 0.5))
-    large = rng.choice((0.0, 0.0, 0.02, 0.1))
+    large = rng.choice((0.0, 0.0, 0.02, 0.1) if crowded else (0.0, 0.0, 0.01, 0.03))
     mortal = rng.choice((0.0, 0.0, 0.0, 0.1))
     durable = rng.choice((0.0, 0.3, 1.0))
-    together = 1 if crowded else int(__import__("os").environ.get("TOG","1"))
+    together = 1 if crowded else rng.choice((1, 4, 8))
     found = []
     for _ in range(count):
-        weights = _weights(rng, exact)
+        weights = _weights(rng, exact, crowded)
         pace_ms = 0
         if not crowded:
             pace_ms = 1_000 * count // RATE
@@ -119,9 +119,9 @@ def habits(
     return (*found, loner)
 
 
-def _weights(rng: random.Random, exact: bool) -> dict[str, int]:
+def _weights(rng: random.Random, exact: bool, crowded: bool) -> dict[str, int]:
     weights = {
-        "read": rng.choice((1, 1, 3)),
+        "read": rng.choice((1, 1, 3) if crowded else (1, 3, 5)),
         "modify": rng.choice((0, 2, 4)),
         "blind": rng.choice((0, 0, 1, 2)),
         "auto": 0 if exact else rng.choice((0, 1, 3)),
