@@ -110,6 +110,7 @@ class Client(Caller):
         self.limits = list(accumulate(habit.weights.values()))
         self.pace = Pace(0, [habit.pace_ms or 1])
         self._busy = 0  # lanes under way
+        self._more = 0  # things to begin at this moment, of those that are begun together
         self._next: Callable[[Client], Lane] | None = None
         self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
         self._due_ms = NEVER_MS  # the first of them
@@ -193,7 +194,13 @@ class Client(Caller):
         if self.gone or over or self._next is None:
             return None
         if habit.pace_ms:
-            self._wait(self._pace_ms())
+            if not self._more:
+                # As a page that is put together of several keys does.
+                self._more = habit.together
+                self._wait(self._pace_ms())
+            self._more -= 1
+            if self._more:
+                self._sleep(self.world.now_ms, None)
             if self._busy >= habit.lanes:
                 self.world.mark("all lanes busy")
                 return None
@@ -204,7 +211,7 @@ class Client(Caller):
     def _pace_ms(self) -> int:
         """How long to wait before the next thing, so that operations keep their pace."""
         behind = self.pace.behind(self.world.now_ms)
-        return int(self.habit.pace_ms * min(max(1 - behind, 0), 20))
+        return int(self.habit.pace_ms * min(max(self.habit.together - behind, 0), 20))
 
     def _wait(self, mean_ms: int) -> None:
         self._sleep(self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None)
