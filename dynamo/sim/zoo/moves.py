@@ -10,11 +10,10 @@ from dynamo.core.driving import Driver, Move, Task
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout, Put
 from dynamo.core.items import Goal
-from dynamo.core.messages import Message
 from dynamo.core.moves import Moves
 from dynamo.core.orphans import Orphans
 from dynamo.core.requests import Requests
-from dynamo.core.ring import DONE, SWITCHED, Register
+from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
 
@@ -88,7 +87,9 @@ def superseded_without_a_quorum_of_promises(plant: Plant) -> None:
     """One promise, be it the proposer's own, is enough to put another version above the last."""
     real = Attempt.enough
     plant.set(
-        Attempt, "enough", lambda self, fence: bool(self.promises) or (self.voting and real(self, fence))
+        Attempt,
+        "enough",
+        lambda self, fence: bool(self.promises) or (self.voting and real(self, fence)),
     )
     plant.set(Attempt, "decide", lambda self: False)
     plant.set(Attempt, "result", lambda self: _follower(self))
