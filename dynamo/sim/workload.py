@@ -324,7 +324,7 @@ class Client(Caller):
         self.counts[OK] += 1
         _, _, context, values, _ = op.answer
         now_ms, key = self.world.now_ms, op.key
-        known, uids = self._learn(key, context, values, 0)
+        known, uids = self._learn(key, context, values, 0, op.answer[4])
         self.memory.read(key, began, context)
         copies = min(self.world.config.n, len(self.world.hosts))
         if levels.pr and self.level(levels.pr, 0) >= quorum(copies):
@@ -358,13 +358,15 @@ class Client(Caller):
         self._through[key] = (node, had | seen, self.world.now_ms)
 
     def _learn(
-        self, key: bytes, context: bytes, values: list[tuple[int, bytes]], more: Bits
-    ) -> tuple[Known, list[str]]:
-        """Tell the oracle what an answer showed, and keep its context beside it."""
+        self, key: bytes, context: bytes, values: list[tuple[int, bytes]], more: Bits,
+        nodes: Sequence[str],
+    ) -> tuple[Known, list[str]]:  # fmt: skip
+        """Tell the oracle what an answer of these nodes showed, and keep its context beside it."""
         uids = self.oracle.payloads(key, values, f"to {self.name} at {self.world.now_ms}")
         if len(uids) > 1:
             self.world.mark("siblings seen" if len(uids) < 4 else "four siblings or more seen")
-        seen = self.oracle.shown(key, uids, self.world.now_ms) | more
+        few = len(nodes) < quorum(min(self.world.config.n, len(self.world.hosts)))
+        seen = self.oracle.shown(key, uids, self.world.now_ms, few) | more
         seen |= self._seen.get((key, context), 0)
         self._seen[key, context] = seen
         known = Known(context, seen, [payload for _, payload in values])
@@ -465,13 +467,13 @@ class Client(Caller):
             return Put(write, status, False, None)
         if conflict:
             self.world.mark("auto put refused")
-            known, _ = self._learn(op.key, answer[2], answer[3], 0)
+            known, _ = self._learn(op.key, answer[2], answer[3], 0, ())
             return Put(write, status, True, known)
         return Put(write, status, False, self._acknowledged(op, answer, write, began))
 
     def _acknowledged(self, op: Op, answer: Message, write: Write, began: int) -> Known:
-        _, _, context, values, _, stand_ins = answer
-        known, uids = self._learn(op.key, context, values, write.bit | write.past)
+        _, _, context, values, acked, stand_ins = answer
+        known, uids = self._learn(op.key, context, values, write.bit | write.past, acked)
         self.memory.put(op.key, began, context, values or None)
         self._note_through(op.key, op.coordinator, known.seen)
         if stand_ins:
