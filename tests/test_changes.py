@@ -282,6 +282,18 @@ def test_with_two_of_three_owners_gone_a_change_waits_or_says_what_is_given_up()
     assert not any("--force" in text for text in plan["violations"])
 
 
+@pytest.mark.parametrize("levels", [{"r": 1, "w": 1}, {"r": 3, "w": 3}, {"n": 2}])
+def test_the_plan_says_where_one_dead_owner_is_too_many_for_a_change(
+    levels: dict[str, int],
+) -> None:
+    """Fences meet every R and every W: where these may be any one owner, they are all owners."""
+    hand = Hand(5, partitions=64, **levels)
+    down(hand, "n2")
+    assert any("--force" in text for text in done_plan(hand, "remove", "n2")["violations"])
+    plan = done_plan(hand, "remove", "n2", force=True)
+    assert not any("--force" in text for text in plan["violations"])
+
+
 def test_giving_up_one_copy_of_three_loses_nothing_and_giving_up_all_loses_keys() -> None:
     hand = Hand(5)
     down(hand, "n2")

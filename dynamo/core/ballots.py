@@ -114,7 +114,7 @@ def fence(config: Config, cur: Sequence[str], forced: Test) -> int:
     return min(len(electors(cur, forced)), max(count - r + 1, count - w + 1, quorum(count)))
 
 
-def need(config: Config, cur: Sequence[str], forced: Test, me: str) -> int:
+def need(config: Config, cur: Sequence[str], forced: Test, me: str = "") -> int:
     """With how many other owners a copy is compared: some W of every write is among them."""
     r, w = levels(config, len(cur))
     others = [name for name in electors(cur, forced) if name != me]

@@ -58,7 +58,8 @@ CONFLICT = 18  # req context values; an auto put met values that its client has 
 FAILED = 19  # req code text required received acked silent maybe_applied retry_after_ms
 RING_IS = 20  # req cluster version n partitions r w members owners limits
 STATUS_IS = 21  # req json
-SCAN_IS = 22  # req keys upto synced; upto: where to continue, b"" when the arc is done
+SCAN_IS = 22  # req keys upto stamp; upto: where to go on, b"" when the arc is done. stamp: 0 if the
+#              list does not count, else (ver * 4 + phase) * 256 + owners of the arc's register
 CHANGED = 23  # req ok json; what became of it, or why nothing did
 
 # --- peer -> peer ------------------------------------------------------------------------------

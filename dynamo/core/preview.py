@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from dynamo.core.ballots import fence, need
 from dynamo.core.config import Config, quorum
 from dynamo.core.items import FORCED, LEFT, REMOVED, STATUS_NAMES
 from dynamo.core.liveness import DOWN, UP
@@ -120,7 +121,7 @@ class Preview:
     # --- what may go wrong ------------------------------------------------------------------------
 
     def needed(self, owners: Owners) -> int:
-        """How many owners a read or a write needs, whichever needs more, and a change with them."""
+        """How many owners a read or a write needs, whichever needs more."""
         size, config = len(owners), self._config
         return max(min(level or quorum(config.n), size) for level in (config.r, config.w))
 
@@ -180,8 +181,10 @@ class Preview:
         """Arcs that cannot move as things are; copies that were given up ask for nothing."""
         count = 0
         for _, (now, _) in self._moving():
-            kept = [name for name in now if not self._given_up(name)]
-            count += min(len(kept), self.needed(now)) > len(self.usable(now))
+            needed = max(
+                fence(self._config, now, self._given_up), need(self._config, now, self._given_up)
+            )
+            count += needed > sum(not self._given_up(name) for name in self.usable(now))
         return count
 
     def _given_up(self, name: str) -> bool:

@@ -47,6 +47,7 @@ from dynamo.core.config import Config
 from dynamo.core.spaces import IDS, META, OBJECTS, QUARANTINE
 
 CHECK_BYTES = 8
+FORGET_LATE_MS = 250  # so that a node that does nothing else wakes for many ids at once
 ARC_BITS = 16
 TOLD_MAX = 50_000  # of the ids remembered, the latest ones are looked through for a new owner
 HINT_ARC = 1 << ARC_BITS  # stands for the hint space where an arc is asked for
@@ -485,7 +486,7 @@ class Replica:
             put_id, due = next(iter(dead.items()))
             due_ms = due >> ARC_BITS
             if surplus <= 0 and now < max(due_ms, self._hold_ids_ms):
-                self._forget_due_ms = due_ms
+                self._forget_due_ms = max(due_ms, self._hold_ids_ms)
                 return
             surplus -= 1
             del dead[put_id]
@@ -506,11 +507,11 @@ class Replica:
         return False
 
     def next_due_ms(self) -> int | None:
-        """When the oldest remembered id may be forgotten."""
+        """When to forget the oldest remembered id, and with it those that are due by then."""
         if not self.dead:
             return None
         due_ms = next(iter(self.dead.values())) >> ARC_BITS
-        return due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms
+        return (due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms) + FORGET_LATE_MS
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""

@@ -170,12 +170,16 @@ class Oracle:
         found = [self.writes[uid] for uid in uids if uid in self.writes]
         return bits_of(write for write in found if write.key == key)
 
-    def shown(self, key: bytes, uids: Sequence[str], now_ms: int) -> Seen:
-        """Some answer showed these values: judge them, and return what its context covers."""
+    def shown(self, key: bytes, uids: Sequence[str], now_ms: int, few: bool = False) -> Seen:
+        """Some answer showed these values: judge them, and return what its context covers.
+
+        `few`: fewer nodes than a quorum speak in it. One that was away may not know yet that a put
+        of several attempts, of which it holds the first, was superseded under another dot.
+        """
         known = [self._known(key, uid, now_ms) for uid in uids]
         writes = [write for write in known if write is not None]
         if len(writes) > 1:
-            self._judge_siblings(key, writes, now_ms)
+            self._judge_siblings(key, writes, now_ms, few)
         return bits_of(writes)
 
     def payloads(self, key: bytes, values: Iterable[tuple[int, bytes]], where: str) -> list[str]:
@@ -207,11 +211,11 @@ class Oracle:
         self._shown.setdefault(uid, now_ms)
         return write
 
-    def _judge_siblings(self, key: bytes, writes: list[Write], now_ms: int) -> None:
+    def _judge_siblings(self, key: bytes, writes: list[Write], now_ms: int, few: bool) -> None:
         bits = 0
         for write in writes:
             if bits & write.bit:
-                self._excuse_or_accuse("I4", write, f"{write} was shown twice at {now_ms}")
+                self._excuse_or_accuse("I4", write, f"{write} was shown twice at {now_ms}", few)
             bits |= write.bit
         for write in writes:
             if not bits & write.past:
@@ -220,7 +224,7 @@ class Oracle:
                 if other.bit & write.past:
                     self._excuse_or_accuse(
                         "I4", other,
-                        f"{other} was shown at {now_ms} beside {write}, which covers it",
+                        f"{other} was shown at {now_ms} beside {write}, which covers it", few,
                     )  # fmt: skip
 
     def may_return(self, uid: str) -> bool:
@@ -228,8 +232,8 @@ class Oracle:
         write = self.writes.get(uid)
         return self._cuts and write is not None and write.attempts > 1
 
-    def _excuse_or_accuse(self, number: str, write: Write, text: str) -> None:
-        if self.may_return(write.uid):
+    def _excuse_or_accuse(self, number: str, write: Write, text: str, few: bool = False) -> None:
+        if self.may_return(write.uid) or (few and write.attempts > 1):
             self.retry_siblings += 1
         else:
             self.accuse(number, write.key, text)
