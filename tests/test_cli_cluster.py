@@ -228,7 +228,7 @@ def test_a_plan_shows_before_and_after_what_moves_and_how_to_go_on(
     [row] = [line for line in text.splitlines() if line.startswith("n5")]
     assert re.fullmatch(r"n5 +2  up, joins +0\.0 % → +\d+\.\d % +0\.0 % → +\d+\.\d %", row)
     assert re.search(r"Moves \d+ of 192 replicas \(\d+ %\), in \d+ of 64 arcs: about", text)
-    assert "at the limit of 5.0 MiB/s a node." in text
+    assert "of copying at the limit of 5.0 MiB/s a node" in text
     assert "costs no quorum" in text
     assert f"Apply: dynamo cluster commit {ring.plan_id}\n" in text
     assert text.endswith("Forget: dynamo cluster clear\n")

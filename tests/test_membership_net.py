@@ -243,7 +243,7 @@ def check_balance(ring: Ring, table: list[tuple[str, ...]]) -> None:
     total = len(table) * 3
     assert sum(map(sum, zones.values())) == total
     for shares in zones.values():
-        assert max(shares) - min(shares) <= 1 + 0.02 * total
+        assert max(shares) - min(shares) <= 1
 
 
 def test_a_ring_of_cities_grows_from_five_to_eight_and_shrinks_to_four() -> None:

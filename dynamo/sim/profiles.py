@@ -240,7 +240,8 @@ def membership(seed: int) -> Draw:
     return replace(
         drawn, config=config, kinds=growth.kinds(rng), steps=steps, load_ms=load_ms, singly=False,
         longest_ms=rng.choice((100, 500, 1_500)), every_ms=rng.choice((300, 1_000, 3_000)),
-        habits=habits(rng, config, nodes, rng.random() < 0.5, True), broken=(), core_ms=0,
+        habits=habits(rng, config, nodes, rng.random() < 0.5, rng.random() < 0.2),
+        work_ms=rng.choice((0, 2, 3, 4, 6)), broken=(), core_ms=0,
         durability="fsync", interval_ms=0, forced=(),
         zones=rng.choice(((), (), ("a", "b"), ("a", "b", "c"))),
     )  # fmt: skip
