@@ -146,8 +146,25 @@ def test_an_owner_that_only_writes_are_for_coordinates_a_put_and_passes_a_get_on
     assert hand.read(hand.d) == ["x"]
     assert len(hand.asked(m.FORWARD)) == 1
     hand.at(SWITCHED)
+    hand.sent.clear()
+    assert hand.put(hand.c, "y", again=False)[0] == m.CONFLICT
+    assert hand.asked(m.ASK_ID) == sorted([hand.a, hand.b, hand.d])
     assert ok(hand.put(hand.c, "y"))
     assert hand.read(hand.c) == ["y"]
+
+
+@pytest.mark.parametrize(("phase", "writer"), [(COPYING, "d"), (SWITCHED, "c")])
+def test_what_an_owner_holds_whom_reads_do_not_ask_is_shown_and_does_not_count(phase, writer):
+    """R4: it lacks what was written before, or does not get what is written after."""
+    hand = Still()
+    hand.put(hand.a, "v")
+    hand.at(phase)
+    name = getattr(hand, writer)
+    hand.nodes[name].replica.set_synced(hand.arc(), True)
+    hand.ask(name, hand.replicate(hand.phases[phase]))
+    (answer,) = hand.ask(name, (m.FETCH, 7, 500, hand.full(), *hand.phases[phase][:2], b""))
+    assert answer[:4] == (m.FETCHED, 7, m.OBJECT, 0)
+    assert answer[4], "and yet whoever asks may merge it"
 
 
 def test_the_questions_of_a_retry_are_for_those_whom_reads_ask():
@@ -259,7 +276,8 @@ def test_a_node_that_cannot_be_taught_is_asked_so_often_and_no_more():
 def test_registers_from_outside_are_checked_and_nothing_of_a_bad_one_is_taken():
     """G3: the field of a register that was flipped on its way moves no arc."""
     hand = Still()
-    arc, far = hand.arc(), (JUMP_MAX + 5) << ring.BALLOT_BITS
+    arc = hand.arc()
+    far = ring.proposal(JUMP_MAX + 5, COPYING, hand.r1.cur, hand.r1.next).ver
     cur, coming = list(hand.r1.cur), list(hand.r1.next)
     bad = [
         (arc, hand.r1.ver, 1, hand.r1.tie ^ 1, cur, coming),
@@ -469,9 +487,28 @@ def test_a_stand_in_that_comes_to_own_the_arc_has_a_row_of_its_own_and_counts_on
     op.again(next(iter(op.waiting)))
     assert op.homes == {hand.a: hand.d, hand.d: hand.d}
     assert op.acked == [hand.d]
-    assert not Fanout.met(op), "two owners, one disk"
+    Fanout.count(op, hand.c, "")
+    assert not Fanout.met(op), "W disks in all; of a, b, d two owners, and one disk"
     hand.run(2)
     assert hand.values(hand.d) == ["v"]
+
+
+def test_a_put_asks_everybody_under_its_own_register_until_it_is_refused():
+    """F2: the node has heard of phase 1 in another way, and a stand-in is asked under phase 0."""
+    hand = Still()
+    hand.lose = lambda src, dst, message: dst == hand.c
+    hand.hold = lambda src, dst, message: dst == hand.b
+    hand.put(hand.a, "v", ms=4)
+    hand.at(COPYING, hand.a, *hand.rest)
+    hand.run(160)
+    stood_in = [msg[4:6] for _, _, msg in hand.sent if msg[0] == m.REPLICATE and msg[6]]
+    assert stood_in[0] == hand.r0[:2]
+    assert {msg[0] for _, dst, msg in hand.sent if dst == hand.a} >= {m.REFUSED}
+    hand.release()
+    hand.run(4)
+    assert ok(hand.answer())
+    (op,) = hand.nodes[hand.a].requests.pending.values()
+    assert op.register == hand.r1
 
 
 def test_the_questions_of_a_retry_are_asked_anew_and_its_copy_is_one_of_the_new_phase():
@@ -601,6 +638,8 @@ def test_a_put_for_which_no_owner_answers_is_kept_for_both_lists():
         [hand.a, hand.b, hand.c, hand.d]
     )
     assert hand.get(hand.rest[0], r=1)[3], "and read from there"
+    strict = hand.get(hand.rest[0], r=1, flags=0)
+    assert (strict[0], strict[2]) == (m.FAILED, m.UNAVAILABLE), "by whom a hint will do"
 
 
 @pytest.mark.parametrize("grows", [True, False])
