@@ -81,7 +81,7 @@ def habits(
     large = rng.choice((0.0, 0.0, 0.02, 0.1) if crowded else (0.0, 0.0, 0.01, 0.03))
     mortal = rng.choice((0.0, 0.0, 0.0, 0.1))
     durable = rng.choice((0.0, 0.3, 1.0))
-    together = 1 if crowded else rng.choice((1, 4, 8))
+    together = 1 if crowded else rng.choice((1, 5, 10))
     found = []
     for _ in range(count):
         weights = _weights(rng, exact, crowded)
