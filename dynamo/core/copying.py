@@ -253,6 +253,8 @@ class Copies:
 
     def next_due_ms(self, now_ms: int) -> int:
         """When something is due here, apart from pages on their way."""
+        if not (self.of or self._asked or self._parked):
+            return NEVER_MS  # as on nearly every node
         due = min((at for _, _, at in self._asked.values()), default=NEVER_MS)
         for copy in self.of.values():
             due = min(due, *copy.retry.values(), NEVER_MS)

@@ -121,7 +121,7 @@ def habits(
 
 def _weights(rng: random.Random, exact: bool, crowded: bool) -> dict[str, int]:
     weights = {
-        "read": rng.choice((1, 1, 3) if crowded else (1, 3, 5)),
+        "read": rng.choice((1, 1, 3) if crowded else (2, 4, 6)),
         "modify": rng.choice((0, 2, 4)),
         "blind": rng.choice((0, 0, 1, 2)),
         "auto": 0 if exact else rng.choice((0, 1, 3)),

@@ -381,8 +381,7 @@ class World(Losses):
                 self.mark("frame of a ghost")
                 continue
             born_ms = clock_ms - age_ms(sender, boot, sent_ms, clock_ms)
-            for message in messages:
-                inbox.append((token, message, born_ms))
+            inbox += [(token, message, born_ms) for message in messages]
         return inbox
 
     def _examine(self, host: Host, node: Node) -> None:
