@@ -293,7 +293,9 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
         # A step that waits for a disk takes milliseconds, in which its inbox fills.
-        work_ms=rng.choice((0, 4, 4, 5, 5, 6, 6, 8, 8, 10) if profile == "default" else (0, 0, 0, 1, 3)),
+        work_ms=rng.choice(
+            (0, 4, 4, 5, 5, 6, 6, 8, 8, 10) if profile == "default" else (0, 0, 0, 1, 3)
+        ),
         singly=singly,
         profile=profile,
         durability=durability,
