@@ -33,10 +33,11 @@ Invariants
 
 A hint for a home that is merely DOWN stays what it is, and so does one for a home that was removed,
 as long as the register names it: it is one of the W copies, and waits for the owner that comes in
-its place. A node that re-routes and owns the arc
-itself takes the object into its own row, through the write door. One that is out of the ring for
-good takes all its hints into rows of its own, whoever owns them: nobody would listen to a hint of
-its, and its rows it may still offer (see `orphans`).
+its place. A node that re-routes and owns the arc itself takes the object into its own row, through
+the write door. One that does not belong to the ring takes all its hints into rows of its own,
+whoever owns them: nobody would listen to a hint of its, and its rows it may still offer (see
+`orphans`). History: a join was aborted; the newcomer, out again but not for good, sent the hints of
+its few moments as an owner for ever.
 
 Delivery is by window (`hint_batch` on the wire per home), so its rate follows the home's answers
 and never floods a node that just came back.
@@ -360,7 +361,7 @@ class Handoff:
         self.stats["hints_rerouted"] += len(wrong)
 
     def _absorb(self) -> None:
-        """Make hints rows of this node, which is out of the ring and may only offer rows."""
+        """Make hints rows of this node, which is not in the ring and may only offer rows."""
         for skey, record in self._page(b"", b"\xff" * 3, REROUTE_ROWS, REROUTE_BYTES):
             row = self._read(skey, record)
             if row is None:
@@ -392,7 +393,7 @@ class Handoff:
             self._give_up_lost(now_ms)
         if not self._owed:
             self._astray.clear()
-        elif self._roster.gone(self._roster.name):
+        elif not self._roster.belongs(self._roster.name):
             self._absorb()
         else:
             self._find_astray()
@@ -485,7 +486,7 @@ class Handoff:
 
     def next_due_ms(self) -> int | None:
         """When a delivery counts as lost, or now; None if there is nothing to wait for."""
-        if self._astray or (self._owed and self._roster.gone(self._roster.name)):
+        if self._astray or (self._owed and not self._roster.belongs(self._roster.name)):
             return self._now_ms
         return next(iter(self._sent.values()))[3] if self._sent else None
 

@@ -20,9 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from dynamo.core import messages as m
-from dynamo.core import serving
+from dynamo.core import gossip, serving
+from dynamo.core.ballots import Elector
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout
+from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.liveness import UP, Liveness
 from dynamo.core.reads import Reads
@@ -222,6 +224,16 @@ def _delivery_unacknowledged(real: Real, roll: Roll) -> Real:
     return on_replicate_ok
 
 
+def _news_lost(real: Real, roll: Roll) -> Real:
+    """What a node is told of the ring unasked is lost; what it asked for is not."""
+
+    def on_items(self: Gossip, sender: str, message: m.Message, born_ms: int) -> None:
+        if message[4] != gossip.NEWS or not roll():
+            real(self, sender, message, born_ms)
+
+    return on_items
+
+
 def _nothing_small(real: int, roll: Roll) -> int:
     """On a full disk no object is small enough to be taken."""
     return 0
@@ -246,6 +258,10 @@ POINTS: dict[str, Point] = {
     "comparison lost": Point(Exchange, "on_roots", _dropped, 0.3),
     "page lost": Point(Exchange, "on_keys", _dropped, 0.3),
     "page answer lost": Point(Exchange, "on_keys_are", _dropped, 0.2),
+    "register lost": Point(Elector, "on_register", _dropped, 0.5),
+    "news lost": Point(Gossip, "on_items", _news_lost, 0.8),
+    "promise lost": Point(Elector, "on_promise", _dropped, 0.3),
+    "vote lost": Point(Elector, "on_vote", _dropped, 0.3),
     "nothing small": Point(serving, "SMALL_BYTES", _nothing_small, 1.0),
 }
 Chances = Sequence[tuple[str, float]]

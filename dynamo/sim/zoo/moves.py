@@ -16,6 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
+from dynamo.sim.zoo.needs import contested, moving
 
 mistake = Shelf("membership")
 
@@ -23,13 +24,13 @@ mistake = Shelf("membership")
 # --- Operations while an arc moves ----------------------------------------------------------------
 
 
-@mistake("DESIGN §8, algorithms §1.5", "I6", "I12", "I13", "I1")
+@mistake("DESIGN §8, algorithms §1.5", "I6", "I12", "I13", "I1", needs=moving)
 def no_fence(plant: Plant) -> None:
     """A request is served under whatever register it was made."""
     plant.set(Requests, "stale", lambda self, *request: False)
 
 
-@mistake("algorithms §1.5: joint quorums", "I6", "I1", "I12", "I4")
+@mistake("algorithms §1.5: joint quorums", "I6", "I1", "I12", "I4", needs=moving)
 def no_joint_quorum(plant: Plant) -> None:
     """While an arc moves a put needs W of those whom readers ask, and of nobody else."""
     real = Fanout.aim
@@ -57,7 +58,7 @@ def one_step_flip(plant: Plant) -> None:
     plant.set(Attempt, "result", result)
 
 
-@mistake("DESIGN §8: 2,968 stale reads in 80,000", "I6", "I1", "I4")
+@mistake("DESIGN §8: 2,968 stale reads in 80,000", "I6", "I1", "I4", needs=moving)
 def done_before_a_fence_knows(plant: Plant) -> None:
     """Whoever has brought an arc to phase 2 goes on to phase 3 without asking who knows."""
     real = Driver._confirm
@@ -71,7 +72,7 @@ def done_before_a_fence_knows(plant: Plant) -> None:
     plant.set(Driver, "_confirm", confirm)
 
 
-@mistake("V3: its driver alone had gone on to phase 2", "I10", "I6", "I1")
+@mistake("V3: its driver alone had gone on to phase 2", "I10", "I6", "I1", needs=contested)
 def phase_2_without_votes(plant: Plant) -> None:
     """Whose copy is whole declares the arc switched, and asks nobody."""
 
@@ -82,7 +83,7 @@ def phase_2_without_votes(plant: Plant) -> None:
     plant.set(Driver, "_agree", agree)
 
 
-@mistake("V1, V5: two sides of a split", "I10", "I6", "I1")
+@mistake("V1, V5: two sides of a split", "I10", "I6", "I1", needs=contested)
 def superseded_without_a_quorum_of_promises(plant: Plant) -> None:
     """One promise, be it the proposer's own, is enough to put another version above the last."""
     real = Attempt.enough
@@ -101,7 +102,7 @@ def _follower(attempt: Attempt) -> Register:
     return attempt.target
 
 
-@mistake("V2, Lamport: Paxos made simple", "I10", "I6", "I1")
+@mistake("V2, Lamport: Paxos made simple", "I10", "I6", "I1", needs=contested)
 def promise_not_kept(plant: Plant) -> None:
     """An owner that has promised a ballot votes below it all the same."""
     real = ballots.on_vote
@@ -114,7 +115,7 @@ def promise_not_kept(plant: Plant) -> None:
     plant.set(ballots, "on_vote", on_vote)
 
 
-@mistake("V2", "I10", "I6", "I1")
+@mistake("V2", "I10", "I6", "I1", needs=contested)
 def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
     """What an owner has promised and voted is known to its process alone."""
     real = Ballots.__init__
@@ -126,7 +127,7 @@ def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
     plant.set(Ballots, "__init__", init)
 
 
-@mistake("riak_kv#1754; history: an arc stayed in phase 2 with its driver lost", "I10", "I13")
+@mistake("riak_kv#1754; history: an arc stayed in phase 2 with its driver lost", "I10", "I13", needs=contested)
 def phase_2_left_to_its_driver(plant: Plant) -> None:
     """Nobody ends phase 2 but the node that began the move."""
     real = Moves._finishes
@@ -160,14 +161,14 @@ def target_derived_again(plant: Plant) -> None:
 # --- Copies ---------------------------------------------------------------------------------------
 
 
-@mistake("V8: CASSANDRA-2434, bootstrap from one replica", "I6", "I1", "I12", "I5")
+@mistake("V8: CASSANDRA-2434, bootstrap from one replica", "I6", "I1", "I12", "I5", needs=moving)
 def copy_from_one_owner_only(plant: Plant) -> None:
     """A copy is whole when it has been compared with one owner, whatever W is."""
     real = ballots.need
     plant.set(ballots, "need", lambda *args: min(1, real(*args)))
 
 
-@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I12")
+@mistake("V8: a write acknowledged after the comparison", "I6", "I1", "I12", needs=moving)
 def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     """The copy is compared with any owner, whether or not that one knows of the move."""
     real = Driver._known
@@ -183,7 +184,7 @@ def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     plant.set(Driver, "_known", known)
 
 
-@mistake("X1, riak_kv: an empty vnode answers", "I6", "I1", "I5")
+@mistake("X1, riak_kv: an empty vnode answers", "I6", "I1", "I5", needs=moving)
 def gaining_owner_counts_before_its_copy_is_whole(plant: Plant) -> None:
     """An owner to be is taken for evidence from the moment it knows, and has nothing to copy."""
     real = Exchange._judge
@@ -213,15 +214,13 @@ def dropped_before_proof(plant: Plant) -> None:
 @mistake("O1", "I1", "I3")
 def orphan_dropped_when_one_owner_confirmed(plant: Plant) -> None:
     """Rows are dropped when the first of the owners has them all."""
-    real = Orphans._finish
+    real = Orphans._confirm
 
-    def work(self: Orphans, orphan: Any, walk: Any, want: list[bytes]) -> None:
-        confirm(self, orphan, walk, want)
+    def confirm(self: Orphans, orphan: Any, walk: Any, want: list[bytes]) -> None:
+        real(self, orphan, walk, want)
         if walk.done_ms >= 0:
             for other in orphan.walks.values():
                 self._sent.pop(other.req, None)
                 other.req, other.rows, other.done_ms = 0, walk.rows, walk.done_ms
 
-    confirm = Orphans._confirm
-    assert real is not None
-    plant.set(Orphans, "_confirm", work)
+    plant.set(Orphans, "_confirm", confirm)

@@ -6,9 +6,12 @@ clients, the ring and the knobs stay as drawn, and the promises are the same.
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
+from dynamo.sim.faults import SPLITS
 from dynamo.sim.network import Weather
+from dynamo.sim.operators import Step
 from dynamo.sim.profiles import Draw
 
 UNREPAIRED = (("page lost", 0.3), ("page answer lost", 0.2), ("comparison lost", 0.3))
@@ -47,4 +50,45 @@ def impatient(drawn: Draw) -> Draw:
     return replace(
         drawn, kinds=("slow",), every_ms=100, longest_ms=300, broken=(),
         weather=replace(Weather(), jitter_ms=10), forced=(("silence comes early", 0.3),),
+    )  # fmt: skip
+
+
+def moving(drawn: Draw) -> Draw:
+    """Few arcs go to and fro all the time, under busy clients; what owners are told of that, and
+    copies of what is put, are lost as often as not."""
+    return replace(
+        _restless(drawn), kinds=("oneway", "deaf", "mute", "slow", "split"),
+        weather=Weather(jitter_ms=3, straggle=0.05, straggle_ms=80),
+        forced=(("register lost", 0.3), ("news lost", 0.7), ("owner left out", 0.3),
+                ("silence comes early", 0.1), ("repair lost", 0.5), ("page lost", 0.1)),
+    )  # fmt: skip
+
+
+def contested(drawn: Draw) -> Draw:
+    """The same, and who moves arcs is cut off, dies, and comes back while others try."""
+    return replace(
+        _restless(drawn), kinds=(*SPLITS, "oneway", "kill", "after", "sending", "pause"),
+        forced=(("register lost", 0.3), ("news lost", 0.5), ("promise lost", 0.1),
+                ("vote lost", 0.2), ("page lost", 0.2)),
+    )  # fmt: skip
+
+
+def _restless(drawn: Draw) -> Draw:
+    """Weights change, and change back, every few hundred milliseconds, at two ends at once."""
+    rng = random.Random(f"{drawn.seed}/restless")
+    names = [f"n{i + 1}" for i in range(5)]
+    steps = [
+        Step(at_ms + rng.choice((0, 40)), "reweight", (rng.choice(names),), rng.randrange(5),
+             rng.choice((1, 3, 20)))
+        for at_ms in range(200, 6_000, 400) for _ in range(rng.choice((1, 1, 2)))
+    ]  # fmt: skip
+    config = replace(
+        drawn.config, n=3, r=0, w=0, partitions=4, gossip_ms=500, transfer_arcs=8,
+        transfer_bytes_per_s=1 << 25, background_timeout_ms=400, probe_ms=100, suspicion_ms=240,
+        exchange_ms=3_000, exchange_rows=2,
+    )  # fmt: skip
+    habits = tuple(habit and replace(habit, think_ms=min(habit.think_ms, 5)) for habit in drawn.habits)
+    return replace(
+        drawn, nodes=5, habits=habits, config=config, steps=tuple(sorted(steps)), load_ms=7_000, every_ms=250,
+        longest_ms=400, weather=Weather(jitter_ms=3), zones=(), drift=(),
     )  # fmt: skip
