@@ -120,6 +120,11 @@ def clean(profile: str, seed: int, needs: Callable[[Draw], Draw] | None) -> bool
     return not run(draw if needs is None else needs(draw)).violations
 
 
+def where(entry: zoo.Entry) -> tuple[str, ...]:
+    """The profiles whose seeds may come near this mistake."""
+    return (entry.profile,) if entry.profile else ("short", "default")
+
+
 @cache
 def seen(name: str) -> str:
     """The promise that is seen broken first with this mistake in the code, "" for none.
@@ -128,9 +133,10 @@ def seen(name: str) -> str:
     their turn where it sees nothing any more; that takes its time, and a new table makes it short.
     """
     entry = zoo.ENTRIES[name]
-    others = [(profile, seed) for profile in ("short", "default") for seed in range(TRIED_MAX)]
-    for profile, seed in [SEEN[name][:2], *others]:
-        number, text = zoo.provoke(entry, entry.draw(PROFILES[profile](seed)))
+    others = [(profile, seed) for profile in where(entry) for seed in range(TRIED_MAX)]
+    known = [SEEN[name][:2]] if name in SEEN else []
+    for profile, seed in [*known, *others]:
+        number, text = zoo.provoke(entry, entry.draw(seed, profile))
         if number and clean(profile, seed, entry.needs):
             assert "TypeError" not in text, "it does not fit the code that it replaces"
             return number
@@ -247,7 +253,7 @@ def test_a_mistake_that_does_not_fit_the_code_any_more_says_so() -> None:
 
 
 def test_a_hunt_counts_its_seeds_and_says_what_was_seen_first() -> None:
-    catch = zoo.hunt(zoo.ENTRIES["nothing-superseded"], 5, 2, PROFILES["short"])
+    catch = zoo.hunt(zoo.ENTRIES["nothing-superseded"], 5, 2, "short")
     assert catch is not None
     assert (catch.seeds, catch.number) == (catch.seed - 2 + 1, "I4")
     assert catch.text.startswith("I4 ")
@@ -255,14 +261,14 @@ def test_a_hunt_counts_its_seeds_and_says_what_was_seen_first() -> None:
 
 def test_a_hunt_that_sees_nothing_says_so() -> None:
     harmless = zoo.Entry("none", "Nothing is wrong.", "nowhere", ("I1",), lambda plant: None)
-    assert zoo.hunt(harmless, 2, 0, PROFILES["short"]) is None
+    assert zoo.hunt(harmless, 2, 0, "short") is None
 
 
 def test_a_seed_that_fails_by_itself_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = zoo.ENTRIES["refused-and-stored"]
     monkeypatch.setattr(zoo, "run", lambda draw: with_planted(entry, lambda: run(draw)))
     harmless = zoo.Entry("none", "Nothing is wrong.", "nowhere", ("I1",), lambda plant: None)
-    assert zoo.hunt(harmless, 2, 0, PROFILES["short"]) is None
+    assert zoo.hunt(harmless, 2, 0, "short") is None
 
 
 def with_planted(entry: zoo.Entry, call: Callable[[], Any]) -> Any:
@@ -286,8 +292,11 @@ def cheap() -> list[tuple[str, int]]:
 def look(name: str, order: list[tuple[str, int]]) -> tuple[str, int, str] | None:
     """The first of these seeds that sees a mistake; a long one where no short one does."""
     entry = zoo.ENTRIES[name]
-    for profile, seed in [*order, *(("default", seed) for seed in range(LOOKS_MAX))]:
-        catch = zoo.hunt(entry, 1, seed, PROFILES[profile])
+    if entry.profile:
+        order = []
+    long = where(entry)[-1]
+    for profile, seed in [*order, *((long, seed) for seed in range(LOOKS_MAX))]:
+        catch = zoo.hunt(entry, 1, seed, profile)
         if catch is not None and catch.number in entry.breaks and "TypeError" not in catch.text:
             return profile, seed, catch.number
     return None
