@@ -263,7 +263,7 @@ def _longest_ms(drawn: Draw) -> int:
 
 
 def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
-    n = rng.choice((3, 3, 3, 3, 3, 3, 1, 2, 4, 5))
+    n = rng.choice((3, 3, 3, 3, 3, 3, 3, 3, 3, 3, 1, 2, 4, 5))
     config = _config(rng, nodes, n, profile == "default")
     durability = "interval" if rng.random() < 0.25 else "fsync"
     weather, kinds = _weather(rng), _kinds(rng, config, nodes, durability)

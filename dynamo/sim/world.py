@@ -11,7 +11,8 @@ shell around them: frames, clocks, disks, and death.
 A step can be cut short before its commit, after it, or while sending (see `machine`). Disks survive
 the death of their process; only `wipe` loses one, and `take_back` loses what it last took.
 
-Everything that happens goes into `digest`: the same seed gives the same one in every process.
+Everything that happens goes into `digest`: the same seed gives the same one in every process. Where
+nobody compares it, `tracing` is off.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class World(Losses):
         self.marks: dict[str, int] = {}
         self.log: list[tuple[Any, ...]] = []
         self.logging = False
+        self.tracing = True
         self.changed_ms = 0  # when what works, or who reaches whom, last changed
         self._acks = Acks(self)
         self.watch_put = self._acks.watch
@@ -143,8 +145,8 @@ class World(Losses):
 
     @property
     def digest(self) -> str:
-        """A hash of everything that happened so far."""
-        return self._trace.digest
+        """A hash of everything that happened so far, "" if nobody wants one."""
+        return self._trace.digest if self.tracing else ""
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -354,7 +356,7 @@ class World(Losses):
         if node.roster.hash != host.seen_hash:
             self._learn(host, node)
         self._examine(host, node)
-        if inbox or outbox:
+        if (inbox or outbox) and (self.tracing or self.logging):
             self.record("step", host.name, len(inbox), outbox)
         if outbox or host.doom:
             self._send(host, node, outbox, clock_ms)
@@ -456,8 +458,9 @@ class World(Losses):
                 self._note_stats(host.node)
 
     def record(self, *event: Any) -> None:
-        """Note something that happened: in the digest, and in the log if there is one."""
-        self._trace.note(self.now_ms, event)
+        """Note something that happened: in the digest and in the log, as far as there are any."""
+        if self.tracing:
+            self._trace.note(self.now_ms, event)
         if self.logging:
             self.log.append((self.now_ms, *event))
 
