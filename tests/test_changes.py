@@ -21,6 +21,7 @@ from dynamo.core.changes import ROUNDS, ROUNDS_STAGED, Changes
 from dynamo.core.config import Config
 from dynamo.core.items import FORCED, IN, LEAVING, LEFT, OUT, REMOVED, Goal, Record, Wish
 from dynamo.core.planner import Quota, tie_of
+from dynamo.core.ringview import RingView
 from dynamo.core.roster import Roster
 from dynamo.core.verbs import Refusal
 from dynamo.localring import local
@@ -290,6 +291,10 @@ def test_the_plan_says_where_one_dead_owner_is_too_many_for_a_change(
     hand = Hand(5, partitions=64, **levels)
     down(hand, "n2")
     assert any("--force" in text for text in done_plan(hand, "remove", "n2")["violations"])
+    commit(hand, "n1")
+    node = hand.nodes["n1"]
+    [task] = RingView(node.requests.config, node.roster, node.changes.state).tasks()["tasks"]
+    assert any("dynamo cluster remove n2 --force" in text for text in task["waiting"])
     plan = done_plan(hand, "remove", "n2", force=True)
     assert not any("--force" in text for text in plan["violations"])
 

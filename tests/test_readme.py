@@ -103,7 +103,9 @@ def test_the_other_commands_run_one_after_the_other(readme: str, tmp_path: Path)
     commands = [block for block in blocks(readme) if block.language in COMMANDS][2:]
     assert not any(block.mark for block in commands), "each of them runs"
     assert commands, "README has no commands to operate a ring"
-    script = "set -euxo pipefail\n" + "".join(block.text for block in commands)
+    # If one fails, the nodes go too: they hold the pipes, and this would wait for them.
+    script = "set -euxo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"
+    script += "".join(block.text for block in commands)
     _check_free(*range(7001, 7006), *range(7101, 7106))
     done = subprocess.run(
         ["bash", "-c", script + "wait\n"], cwd=tmp_path, env=_shell(tmp_path / "bin"),

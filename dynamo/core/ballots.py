@@ -114,12 +114,17 @@ def fence(config: Config, cur: Sequence[str], forced: Test) -> int:
     return min(len(electors(cur, forced)), max(count - r + 1, count - w + 1, quorum(count)))
 
 
-def need(config: Config, cur: Sequence[str], forced: Test, me: str = "") -> int:
+def need(config: Config, cur: Sequence[str], forced: Test, me: str) -> int:
     """With how many other owners a copy is compared: some W of every write is among them."""
     r, w = levels(config, len(cur))
     others = [name for name in electors(cur, forced) if name != me]
     # An owner is evidence itself.
     return min(len(others), max(r, len(cur) - w + 1) - (me in cur))
+
+
+def movers(config: Config, cur: Sequence[str], forced: Test) -> int:
+    """How many owners have to answer before the arc can move to somebody new."""
+    return max(fence(config, cur, forced), need(config, cur, forced, ""))
 
 
 def step(cur: Sequence[str], goal: Sequence[str], gone: Test) -> tuple[str, ...]:

@@ -22,8 +22,8 @@ By the numbers under which violations are reported:
                 delete acknowledged before it covers; no row brings back what it has let go
   I4   whole    values shown together are concurrent, and none twice; a key's only writer, reading
                 strictly, meets none of its acknowledged writes but the last
-  I5   part     within a bound from the knobs: owners hold equal bytes, others nothing, roots are
-                equal, all nodes answer alike. Not yet: registers and membership, which are fixed
+  I5   whole    within a bound from the knobs: owners hold equal bytes, others nothing, roots are
+                equal, all nodes answer alike, of the ring as well
   I6   part     strict reads show what strict writes acknowledged before them, or what covers it,
                 and nothing covered; through one coordinator that did not restart, a session's
                 reads never fall behind what it has read and written; a scan misses no key that was
@@ -34,9 +34,10 @@ By the numbers under which violations are reported:
                 missing. Not yet: convergent sets and maps
   I9   whole    no hint is erased before its home holds what it says; created is delivered and
                 pending at all times; none is left at rest
-  I10  part     the owners of an arc are distinct and the table is the same everywhere
-                (`Table.check`). Not yet: changes of the ring
-  I11  part     the start counter of a store rises with every start. Not yet: membership
+  I10  whole    the owners of an arc are distinct, registers only rise, versions that switched form
+                one chain per arc (`ringjudge`), and at rest the table is the same everywhere
+  I11  part     who is gone stays gone and owns nothing at rest, incarnations rise; the start
+                counter of a store rises with every start. Not yet: start counters among peers
   I12  whole    an acknowledged put is on W disks when its client is told, synced where it asked
   I13  whole    an operation ends by its deadline, and succeeds where enough nodes were within
                 reach for all its life (`reach`)
