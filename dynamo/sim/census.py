@@ -47,10 +47,21 @@ class Census:
         self.address_of[name] = address
         self.seeds[f"@{member.host}:{member.peer_port}"] = name
 
+    def rehouse(self, name: str) -> None:
+        """Give a host another address: its machine was replaced. The old one is still known."""
+        at = next(i for i, member in enumerate(self.members) if member.name == name)
+        old = self.members[at]
+        new = old._replace(client_port=old.client_port - 1_000, peer_port=old.peer_port - 1_000)
+        self.members[at] = new
+        address = f"{new.host}:{new.client_port}"
+        self.addresses[address] = name
+        self.address_of[name] = address
+        self.seeds[f"@{new.host}:{new.peer_port}"] = name
+
     def node(self, name: str, disk: Any, rng: random.Random, clock_ms: int) -> Node:
         """The node of a host: a founder of the ring, or one that wants to join it."""
         me = next(member for member in self.members if member.name == name)
-        founds = me in self.founders
+        founds = any(name == founder.name for founder in self.founders)
         return Node(
             self._config, me, self.founders if founds else (), CLUSTER, disk, rng, clock_ms,
             () if founds else [at[1:] for at in self.seeds],

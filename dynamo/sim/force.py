@@ -19,8 +19,8 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from dynamo.core import messages as m
 from dynamo.core import gossip, serving
+from dynamo.core import messages as m
 from dynamo.core.ballots import Elector
 from dynamo.core.exchange import Exchange
 from dynamo.core.fanout import Fanout

@@ -252,11 +252,16 @@ class Hints(Judge):
                 )
 
     def _rerouted(self, host: Host, skey: bytes, home: str, owed: bytes) -> bool:
-        """Whether the home is no owner any more, and all who are have it or are owed it."""
+        """Whether the home is no owner any more, and all who are have it or are owed it.
+
+        Who does not belong to the ring makes rows of its hints, which it then offers to all.
+        """
         world = self.world
         if host.node is None:
             return True
         roster = host.node.roster
+        if not roster.belongs(host.name) and holds(world, host.name, skey, clock_of(owed)):
+            return True
         writers = roster.table.writers(int.from_bytes(skey[:2], "big"))
         owners = [name for name in writers if not roster.gone(name)]
         if home in owners:

@@ -11,6 +11,7 @@ or `GIVE_UP_MS` have passed: a ring under faults may well refuse, and then nothi
     relieve N M    the same with a node that runs: it goes, M comes
     reweight N W   a node gets another weight
     abort          the change that was committed last is taken back
+    rehouse N      a machine is lost, and another one takes its name: empty, at another address
 
 Steps of one moment that go through different nodes are what two operators do who do not know of
 each other, on two sides of a cut perhaps.
@@ -35,6 +36,7 @@ from dynamo.sim.world import World
 TIMEOUT_MS = 600
 RETRY_MS = 150
 GIVE_UP_MS = 8_000
+DOWN_MS = 300  # until a machine is replaced
 
 
 class Step(NamedTuple):
@@ -172,7 +174,7 @@ class Changes:
         self._acts: dict[str, Callable[[Step], bool]] = {
             "join": self._join, "leave": self._stays, "remove": self._lose,
             "replace": self._swap, "relieve": self._relieve, "reweight": self._stays,
-            "abort": self._some_task,
+            "abort": self._some_task, "rehouse": self._rehouse,
         }  # fmt: skip
         began_ms = world.now_ms
         for step in steps:
@@ -245,6 +247,16 @@ class Changes:
             return False
         self._world.forsake(name)
         return True
+
+    def _rehouse(self, step: Step) -> bool:
+        """Nothing that the ring is asked for: it finds out."""
+        name, world = step.names[0], self._world
+        if self._stays(step) and self._limits.may_lose(name):
+            world.wipe(name)
+            world.census.rehouse(name)
+            world.mark("machine rehoused")
+            world.at(world.now_ms + DOWN_MS, world.start, name)
+        return False
 
     def _swap(self, step: Step) -> bool:
         return self._lose(step) and self._add(step.names[1:])

@@ -16,7 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import contested, moving
+from dynamo.sim.zoo.needs import bereft, contested, moving
 
 mistake = Shelf("membership")
 
@@ -127,7 +127,12 @@ def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
     plant.set(Ballots, "__init__", init)
 
 
-@mistake("riak_kv#1754; history: an arc stayed in phase 2 with its driver lost", "I10", "I13", needs=contested)
+@mistake(
+    "riak_kv#1754; history: an arc stayed in phase 2 with its driver lost",
+    "I10",
+    "I13",
+    needs=bereft,
+)
 def phase_2_left_to_its_driver(plant: Plant) -> None:
     """Nobody ends phase 2 but the node that began the move."""
     real = Moves._finishes

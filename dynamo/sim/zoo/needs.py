@@ -57,9 +57,10 @@ def moving(drawn: Draw) -> Draw:
     """Few arcs go to and fro all the time, under busy clients; what owners are told of that, and
     copies of what is put, are lost as often as not."""
     return replace(
-        _restless(drawn), kinds=("oneway", "deaf", "mute", "slow", "split"),
+        (calm := _restless(drawn)), kinds=("oneway", "deaf", "mute", "slow", "split"),
+        config=replace(calm.config, replica_timeout_ms=80),
         weather=Weather(jitter_ms=3, straggle=0.05, straggle_ms=80),
-        forced=(("register lost", 0.3), ("news lost", 0.7), ("owner left out", 0.3),
+        forced=(("register lost", 0.6), ("news lost", 0.8), ("owner left out", 0.3),
                 ("silence comes early", 0.1), ("repair lost", 0.5), ("page lost", 0.1)),
     )  # fmt: skip
 
@@ -71,6 +72,24 @@ def contested(drawn: Draw) -> Draw:
         forced=(("register lost", 0.3), ("news lost", 0.5), ("promise lost", 0.1),
                 ("vote lost", 0.2), ("page lost", 0.2)),
     )  # fmt: skip
+
+
+def bereft(drawn: Draw) -> Draw:
+    """A newcomer is lost, and removed, in the middle of taking over its arcs."""
+    rng = random.Random(f"{drawn.seed}/bereft")
+    calm = _restless(drawn)
+    lost_ms = rng.randrange(1_300, 3_500)
+    steps = Step(1_000, "join", ("n6",)), Step(lost_ms, "remove", ("n6",))
+    return replace(
+        calm, kinds=(), steps=steps, config=replace(calm.config, partitions=32, gossip_ms=50),
+        forced=(("register lost", 0.5), ("page lost", 0.1)),
+    )  # fmt: skip
+
+
+def rehoused(drawn: Draw) -> Draw:
+    """A machine is replaced under the name of a node: it comes back empty, at another address."""
+    calm = _restless(drawn)
+    return replace(calm, kinds=(), steps=(Step(2_000, "rehouse", ("n1",)), *calm.steps[-1:]))
 
 
 def _restless(drawn: Draw) -> Draw:
@@ -87,8 +106,11 @@ def _restless(drawn: Draw) -> Draw:
         transfer_bytes_per_s=1 << 25, background_timeout_ms=400, probe_ms=100, suspicion_ms=240,
         exchange_ms=3_000, exchange_rows=2,
     )  # fmt: skip
-    habits = tuple(habit and replace(habit, think_ms=min(habit.think_ms, 5)) for habit in drawn.habits)
+    habits = tuple(
+        habit and replace(habit, think_ms=min(habit.think_ms, 5)) for habit in drawn.habits
+    )
     return replace(
-        drawn, nodes=5, habits=habits, config=config, steps=tuple(sorted(steps)), load_ms=7_000, every_ms=250,
-        longest_ms=400, weather=Weather(jitter_ms=3), zones=(), drift=(),
+        drawn, nodes=5, habits=habits, config=config, steps=tuple(sorted(steps)),
+        load_ms=7_000, every_ms=250, longest_ms=400, weather=Weather(jitter_ms=3), zones=(),
+        drift=(),
     )  # fmt: skip

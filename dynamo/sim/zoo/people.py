@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dynamo.core.gossip import Gossip
 from dynamo.core.handoff import Handoff
 from dynamo.core.items import IN, LEFT, Record
@@ -11,6 +9,7 @@ from dynamo.core.ring import Register
 from dynamo.core.roster import Roster
 from dynamo.sim.world import WALL_ORIGIN_MS, World
 from dynamo.sim.zoo.entry import Plant, Shelf
+from dynamo.sim.zoo.needs import contested, rehoused
 
 mistake = Shelf("membership")
 
@@ -18,14 +17,16 @@ mistake = Shelf("membership")
 # --- What is known of the ring --------------------------------------------------------------------
 
 
-@mistake("DESIGN §8; Demers et al. 1987: rumours alone leave some out", "I10", "I5", "I11")
+@mistake(
+    "DESIGN §8; Demers et al. 1987: rumours alone leave some out",
+    "I10",
+    "I5",
+    "I13",
+    needs=contested,
+)
 def news_never_compared(plant: Plant) -> None:
     """What changes is told once to a few. Nobody ever compares what it knows with others."""
-
-    def rest(self: Gossip, now_ms: int) -> None:
-        self._due_ms = now_ms + self._config.gossip_ms
-
-    plant.set(Gossip, "_round", rest)
+    plant.set(Gossip, "_speak", lambda self, receiver: None)
 
 
 @mistake("G1, R3", "N0", "I10", "I6", "I11")
@@ -44,13 +45,13 @@ def register_adopted_and_not_written_down(plant: Plant) -> None:
     plant.set(Roster, "adopt", adopt)
 
 
-@mistake("G4, Das et al.: SWIM", "I10")
+@mistake("G4, Das et al.: SWIM", "I13", "I10", "I5", needs=rehoused)
 def own_record_not_refuted(plant: Plant) -> None:
-    """A node that hears a claim of itself as new as its own record lets it be."""
+    """A node whose address is another one lets claims of the old one be, as new as its own."""
     plant.set(Roster, "_refute", lambda self, claimed: False)
 
 
-@mistake("Cassandra: generations from the wall clock, CASSANDRA-10969", "I11")
+@mistake("Cassandra: generations from the wall clock, CASSANDRA-10969", "I11", "I10")
 def incarnation_from_the_clock(plant: Plant) -> None:
     """The incarnation of a node is when it was started, by its wall clock."""
     start, introduce = World.start, Roster._introduce
@@ -74,16 +75,17 @@ def incarnation_from_the_clock(plant: Plant) -> None:
 @mistake("G2; SWIM: a node refutes that it is dead", "I11", "I10")
 def removed_node_admitted_again(plant: Plant) -> None:
     """A node that hears that it is out of the ring says, under a higher number, that it is not."""
-    real = Roster._take
+    real = Gossip._round
 
-    def take(self: Roster, key: Any, item: Any) -> bool:
-        news = real(self, key, item)
-        wish = self.wishes.get(self.name)
-        if news and key == "w/" + self.name and wish is not None and wish.status >= LEFT:
-            self._set(key, wish._replace(ver=wish.ver + 1, status=IN))
-        return news
+    def speak(self: Gossip, now_ms: int) -> None:
+        roster = self._roster
+        wish = roster.wishes.get(roster.name)
+        if wish is not None and wish.status >= LEFT:
+            roster._set("w/" + roster.name, wish._replace(ver=wish.ver + 1, status=IN))
+            roster._settle()
+        real(self, now_ms)
 
-    plant.set(Roster, "_take", take)
+    plant.set(Gossip, "_round", speak)
 
 
 # --- What is owed to whom -------------------------------------------------------------------------
