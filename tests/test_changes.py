@@ -21,6 +21,7 @@ from dynamo.core.changes import ROUNDS, ROUNDS_STAGED, Changes
 from dynamo.core.config import Config
 from dynamo.core.items import FORCED, IN, LEAVING, LEFT, OUT, REMOVED, Goal, Record, Wish
 from dynamo.core.planner import Quota, tie_of
+from dynamo.core.ringview import RingView
 from dynamo.core.roster import Roster
 from dynamo.core.verbs import Refusal
 from dynamo.localring import local
@@ -279,6 +280,22 @@ def test_with_two_of_three_owners_gone_a_change_waits_or_says_what_is_given_up()
     plan = done(hand, "n1", "plan")
     both = sum({"n2", "n3"} <= {*names} for names in planning.present(hand.nodes["n1"].roster))
     assert f"of {both} arcs too few copies are left" in plan["loss"]
+    assert not any("--force" in text for text in plan["violations"])
+
+
+@pytest.mark.parametrize("levels", [{"r": 1, "w": 1}, {"r": 3, "w": 3}, {"n": 2}])
+def test_the_plan_says_where_one_dead_owner_is_too_many_for_a_change(
+    levels: dict[str, int],
+) -> None:
+    """Fences meet every R and every W: where these may be any one owner, they are all owners."""
+    hand = Hand(5, partitions=64, **levels)
+    down(hand, "n2")
+    assert any("--force" in text for text in done_plan(hand, "remove", "n2")["violations"])
+    commit(hand, "n1")
+    node = hand.nodes["n1"]
+    [task] = RingView(node.requests.config, node.roster, node.changes.state).tasks()["tasks"]
+    assert any("dynamo cluster remove n2 --force" in text for text in task["waiting"])
+    plan = done_plan(hand, "remove", "n2", force=True)
     assert not any("--force" in text for text in plan["violations"])
 
 

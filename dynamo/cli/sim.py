@@ -101,10 +101,12 @@ def run(
     """
     from dynamo.sim.sometimes import SOMETIMES
     from dynamo.sim.tally import Tally
+    from dynamo.sim.zoo import ENTRIES
 
     if seeds is not None and count is not None:
         raise click.UsageError("--seeds says which, --count how many from a drawn one on: give one")
     chosen = _seeds(seeds, count, minutes)
+    profile = ENTRIES[plant].within(profile) if plant else profile
     # Another profile, or a mistake, need not go where the default one goes.
     tally = Tally(SOMETIMES, demanding=profile == "default" and not plant)
     shell.say(f"seeds from {chosen.start} on, profile {profile}, {commit()}")
@@ -239,7 +241,8 @@ def zoo(
 ) -> int:  # fmt: skip
     """Plant known mistakes in the real code, and count the seeds until each one is caught.
 
-    A simulator that never failed proves nothing. Exit code 0 if every mistake was caught and,
+    A simulator that never failed proves nothing. Mistakes with changes of the ring are hunted in
+    the profile "membership", whatever --profile says. Exit code 0 if every mistake was caught and,
     when the whole zoo ran, every promise was the first to be seen broken by at least one.
     """
     from dynamo.sim.farm import Farm

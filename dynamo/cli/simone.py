@@ -52,8 +52,10 @@ def asked(what: int | Path, profile: str, plant: str) -> Job:
     from dynamo.sim.zoo import ENTRIES
 
     if isinstance(what, int):
-        draw = PROFILES[profile](what)
-        return Job(what, profile, plant, ENTRIES[plant].draw(draw) if plant else draw)
+        if not plant:
+            return Job(what, profile, "", PROFILES[profile](what))
+        entry = ENTRIES[plant]
+        return Job(what, entry.within(profile), plant, entry.draw(what, profile))
     try:
         found = regress.read(what.read_text("utf-8"), str(what))
     except (regress.NotARegression, UnicodeDecodeError) as error:

@@ -241,7 +241,7 @@ class Writes:
         if known and not self._holds(op):
             # It was applied and superseded. Believe it. History: only the row that came with the
             # answer was looked at; the put was minted again, over the value that had replaced it.
-            self.requests.replica.remember(op.value[0])
+            self.requests.replica.remember(op.value[0], op.arc)
         if known:
             self.requests.stats["ids_found"] += 1
         op.asking = 0 if known else op.asking - 1

@@ -13,13 +13,12 @@ from statistics import median
 from typing import Any
 
 from dynamo.sim.jobs import Job, Outcome
-from dynamo.sim.profiles import PROFILES
 from dynamo.sim.zoo import ENTRIES, Entry
 
 # The promises that runs judge. Each must be the first to report some mistake: a check that never
 # spoke first may be one that cannot speak.
 JUDGED = (
-    "I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I11", "I12", "I13", "I14", "I15", "I16",
+    "I1", "I2", "I3", "I4", "I5", "I6", "I8", "I9", "I10", "I11", "I12", "I13", "I14", "I15", "I16",
     "D1", "D4",
 )  # fmt: skip
 
@@ -75,9 +74,9 @@ class Hunt:
         quarry = next((quarry for quarry in loose if not quarry.running), loose[0])
         seed = quarry.next_seed
         quarry.next_seed += 1
-        entry = quarry.entry
-        draw = entry.draw(PROFILES[self.profile](seed)) if entry.needs is not None else None
-        return Job(seed, self.profile, entry.name, draw, story=False, twice=entry.twice)
+        entry, profile = quarry.entry, quarry.entry.within(self.profile)
+        draw = entry.draw(seed, profile) if entry.needs is not None else None
+        return Job(seed, profile, entry.name, draw, story=False, twice=entry.twice)
 
     def add(self, outcome: Outcome) -> None:
         quarry = self.quarries[outcome.plant]

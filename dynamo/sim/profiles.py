@@ -41,7 +41,7 @@ EXTREMES: dict[str, tuple[int, ...]] = {
     "hint_batch_bytes": (1,),
     "exchange_rows": (1,),
     "exchange_arcs": (1, 64),
-    "exchange_ms": (60,),
+    "exchange_ms": (60, 300),
     "replica_timeout_ms": (12, 300),  # above the round trip: below it a ring cannot answer
     "hedge_ms_max": (1, 200),
     "background_timeout_ms": (20,),
@@ -293,7 +293,9 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
         # A step that waits for a disk takes milliseconds, in which its inbox fills.
-        work_ms=rng.choice((0, 3, 4, 5, 6) if profile == "default" else (0, 0, 0, 1, 3)),
+        work_ms=rng.choice(
+            (0, 4, 4, 5, 5, 6, 6, 8, 8, 10) if profile == "default" else (0, 0, 0, 1, 3)
+        ),
         singly=singly,
         profile=profile,
         durability=durability,
@@ -327,7 +329,7 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
     copies = min(n, nodes)
     r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, copies), (copies, 1), (1, 1)))
     # Long runs are nearer to what a ring is configured to: else half of them is small talk.
-    probe_ms = rng.choice((200, 500, 1_000, 1_000) if long else (50, 100, 300))
+    probe_ms = rng.choice((300, 1_000, 1_000, 2_000) if long else (50, 100, 300))
     probe_timeout_ms = rng.choice((20, 40))
     return Config(
         n=n,
@@ -335,16 +337,17 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
         w=w,
         partitions=rng.choice((4, 8, 16, 64)),
         timeout_ms_max=rng.choice((1_000, 5_000)),
-        replica_timeout_ms=rng.choice((25, 50, 100) if long else (10, 30, 80)),
-        hedge_ms_max=rng.choice((10, 30, 50) if long else (3, 10, 30)),
+        replica_timeout_ms=rng.choice((50, 100, 150) if long else (10, 30, 80)),
+        hedge_ms_max=rng.choice((30, 50, 50) if long else (3, 10, 30)),
         background_timeout_ms=rng.choice((100, 400, 1_500)),
         probe_ms=probe_ms,
         probe_timeout_ms=probe_timeout_ms,
         suspicion_ms=probe_timeout_ms + rng.choice((40, 200, 800)),
         hint_batch=rng.choice((1, 2, 64)),
-        exchange_ms=rng.choice((300, 1_000, 3_000) if long else (100, 300, 1_000, 3_000)),
+        exchange_ms=rng.choice((500, 2_000, 3_000) if long else (100, 300, 1_000, 3_000)),
         exchange_rows=rng.choice((4, 8, 64, 256) if long else (1, 2, 8, 256)),
         exchange_arcs=rng.choice((1, 4)),
+        gossip_ms=rng.choice((1_000, 3_000) if long else (1_000,)),
     )
 
 

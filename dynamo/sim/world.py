@@ -29,8 +29,8 @@ from dynamo.sim.acks import Acks
 from dynamo.sim.agenda import Agenda
 from dynamo.sim.census import CLUSTER, Census
 from dynamo.sim.endpoint import Endpoint
-from dynamo.sim.judge import Watched
 from dynamo.sim.judges import JUDGES, Broken, note_broken
+from dynamo.sim.losses import Losses
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
@@ -39,7 +39,6 @@ from dynamo.sim.machine import (
     Disk,
     Host,
     PowerCut,
-    Snapshot,
 )
 from dynamo.sim.network import Delivery, Frame, Network
 from dynamo.sim.oracle import Oracle
@@ -52,7 +51,7 @@ WALL_ORIGIN_MS = 1_600_000_000_000
 CHECK_EVERY = 8  # steps; what a table holds too much it still holds a few steps later
 
 
-class World(Watched):
+class World(Losses):
     """Hosts, clients and network under one virtual clock."""
 
     def __init__(
@@ -118,11 +117,6 @@ class World(Watched):
         self.note_change()
         self.record("added", name)
 
-    def forsake(self, name: str) -> None:
-        """A host is lost for good, with its disk."""
-        self.wipe(name)
-        self.hosts[name].forsaken = True
-
     @property
     def running(self) -> list[str]:
         """The hosts that are there, whatever they are to the ring."""
@@ -136,14 +130,6 @@ class World(Watched):
     def _new_disk(self, host: Host) -> None:
         host.disk = self._disks()
         host.disk.watch = partial(self.tell_committed, host)
-
-    def note_loss(self, name: str) -> None:
-        """A disk has lost something that it had: rows may be gone, or wrong, from now on."""
-        host = self.hosts[name]
-        host.lost_ms = self.changed_ms = self.now_ms
-        self.oracle.note_loss(self.now_ms)
-        for judge in self.judges:
-            judge.lost(host)
 
     def note_change(self) -> None:
         """What works, or who reaches whom, is no longer what it was."""
@@ -295,43 +281,6 @@ class World(Watched):
         host.paused = False
         self._thaw(host)
 
-    def wipe(self, name: str) -> None:
-        """The disk is lost; the host comes back empty, under its old name."""
-        self.kill(name)
-        self._new_disk(self.hosts[name])
-        self.note_loss(name)
-        self.record("wiped", name)
-
-    def lose_power(self, name: str, kept: int) -> int:
-        """The power goes, and what was not synced but for `kept` batches; how many are lost."""
-        self.kill(name)
-        lost = self.hosts[name].disk.lose_power(kept)
-        self.note_loss(name)
-        self.record("power lost", name, lost)
-        return lost
-
-    def forget(self, name: str, space: int, skey: bytes) -> None:
-        """The process dies, and one row is not there when it returns; nobody tells it."""
-        self.kill(name)
-        self.hosts[name].disk.forget(space, skey)
-        self.note_loss(name)
-        self.record("forgotten", name, space, skey)
-
-    def rot(self, name: str, space: int, skey: bytes, at: int, bits: int) -> None:
-        """A byte of a record is another one from now on."""
-        self.hosts[name].disk.rot(space, skey, at, bits)
-        self.note_loss(name)
-        self.record("rotten", name, space, skey)
-
-    def take_back(self, name: str, snapshot: Snapshot, told: bool) -> None:
-        """The disk goes back to what it was; `told`: the store knows that it ended badly."""
-        self.kill(name)
-        host = self.hosts[name]
-        host.disk.restore(snapshot)
-        host.disk.unclean = told
-        self.note_loss(name)
-        self.record("taken back", name, told)
-
     def pause(self, name: str, freeze: bool = False) -> None:
         """The host takes no turns. `freeze`: nor does its monotonic clock go on."""
         host = self.hosts[name]
@@ -432,8 +381,7 @@ class World(Watched):
                 self.mark("frame of a ghost")
                 continue
             born_ms = clock_ms - age_ms(sender, boot, sent_ms, clock_ms)
-            for message in messages:
-                inbox.append((token, message, born_ms))
+            inbox += [(token, message, born_ms) for message in messages]
         return inbox
 
     def _examine(self, host: Host, node: Node) -> None:

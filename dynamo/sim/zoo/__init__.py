@@ -16,11 +16,10 @@ An entry that nobody catches is either no mistake, and does not belong here, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
-from dynamo.sim.campaign import Draw, Report, draw, run
-from dynamo.sim.zoo import clients, copies, dots, ids, quorums
+from dynamo.sim.campaign import Draw, Report, run
+from dynamo.sim.zoo import clients, copies, dots, ids, moves, people, quorums
 from dynamo.sim.zoo.entry import Entry, Plant
 
 __all__ = ["ENTRIES", "Catch", "Entry", "Plant", "hunt", "provoke"]
@@ -29,8 +28,8 @@ SEEDS_MAX = 300
 
 ENTRIES: dict[str, Entry] = {
     entry.name: entry
-    for shelf in (dots.mistake, ids.mistake, quorums.mistake, copies.mistake, clients.mistake)
-    for entry in shelf.entries
+    for module in (dots, ids, quorums, copies, clients, moves, people)
+    for entry in module.mistake.entries
 }
 
 
@@ -44,14 +43,11 @@ class Catch(NamedTuple):
 
 
 def hunt(
-    entry: Entry,
-    seeds_max: int = SEEDS_MAX,
-    start: int = 0,
-    profile: Callable[[int], Draw] = draw,
+    entry: Entry, seeds_max: int = SEEDS_MAX, start: int = 0, profile: str = "default"
 ) -> Catch | None:
     """Run seeds with the mistake in the code until one breaks a promise; None if none does."""
     for seed in range(start, start + seeds_max):
-        drawn = entry.draw(profile(seed))
+        drawn = entry.draw(seed, profile)
         number, text = provoke(entry, drawn)
         # A seed that fails by itself proves nothing.
         if number and not run(drawn).violations:

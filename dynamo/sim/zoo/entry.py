@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from dynamo.sim.profiles import Draw
+from dynamo.sim.profiles import PROFILES, Draw
 
 _ABSENT = object()
 
@@ -59,9 +59,15 @@ class Entry(NamedTuple):
     planting: Planting
     twice: bool = False  # seen only where a seed is run a second time
     needs: Needs | None = None  # what to make of a draw; None: an ordinary one will do
+    profile: str = ""  # the only one whose seeds come near it; "" for any
 
-    def draw(self, drawn: Draw) -> Draw:
-        """What a seed runs that hunts for this mistake, given what it runs by itself."""
+    def within(self, profile: str) -> str:
+        """The profile to hunt in where that one is asked for."""
+        return self.profile or profile
+
+    def draw(self, seed: int, profile: str = "default") -> Draw:
+        """What a seed runs that hunts for this mistake."""
+        drawn = PROFILES[self.within(profile)](seed)
         return drawn if self.needs is None else self.needs(drawn)
 
     @contextmanager
@@ -78,8 +84,10 @@ class Entry(NamedTuple):
 class Shelf:
     """Entries of one module, in the order in which they are written down."""
 
-    def __init__(self) -> None:
+    def __init__(self, profile: str = "") -> None:
+        """`profile`: the one that all of them are hunted in, "" for any."""
         self.entries: list[Entry] = []
+        self._profile = profile
 
     def __call__(
         self, source: str, *breaks: str, twice: bool = False, needs: Needs | None = None
@@ -87,7 +95,9 @@ class Shelf:
         def keep(planting: Planting) -> Planting:
             name = planting.__name__.replace("_", "-")
             story = " ".join((planting.__doc__ or "").split())
-            self.entries.append(Entry(name, story, source, breaks, planting, twice, needs))
+            self.entries.append(
+                Entry(name, story, source, breaks, planting, twice, needs, self._profile)
+            )
             return planting
 
         return keep

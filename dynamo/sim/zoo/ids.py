@@ -42,7 +42,7 @@ def ids_compared_and_not_dots(plant: Plant) -> None:
         kept = dvv.ids_of(merged)
         gone = [put_id for put_id in dvv.ids_of(mine) if put_id not in kept]
         for put_id in gone:
-            self.remember(put_id)
+            self.remember(put_id, skey[0] << 8 | skey[1])
         if self.dead and len(kept) > 1:
             merged = self._shed(skey, merged, kept)
         return merged, gone
