@@ -131,12 +131,17 @@ class Reads:
         requests = self.requests
         config = requests.config
         skey = ring.storage_key(key, requests.table.partitions)
-        register = requests.aim(skey)
-        owners = register.readers
+        arc = skey[0] << 8 | skey[1]
+        register = requests.table.registers[arc]
+        if not register.ver:
+            raise requests.unheard()
+        owners = requests.table.owners(arc)
         op = Get(client, creq, key, skey, register, owners, deadline_ms, flags, 0)
         op.reads = self
         op.levels = (r, pr)
-        count = max(len(register.cur), len(register.next))
+        count = len(register.cur)
+        if register.next:
+            count = max(count, len(register.next))
         op.r = requests.level(r, config.r, count, "r")
         op.pr = requests.level(pr, config.r, count, "pr") if pr else 0
         if register.next:
