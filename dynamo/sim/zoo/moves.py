@@ -16,7 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import bereft, contested, moving
+from dynamo.sim.zoo.needs import bereft, contested, dying, moving
 
 mistake = Shelf("membership")
 
@@ -115,7 +115,7 @@ def promise_not_kept(plant: Plant) -> None:
     plant.set(ballots, "on_vote", on_vote)
 
 
-@mistake("V2", "I10", "I6", "I1", needs=contested)
+@mistake("V2", "I10", "I6", "I1", needs=dying)
 def votes_and_promises_forgotten_at_restart(plant: Plant) -> None:
     """What an owner has promised and voted is known to its process alone."""
     real = Ballots.__init__

@@ -74,6 +74,14 @@ def contested(drawn: Draw) -> Draw:
     )  # fmt: skip
 
 
+def dying(drawn: Draw) -> Draw:
+    """The same, and whoever votes dies of it, with half of its answers sent."""
+    return replace(
+        _restless(drawn, 150), kinds=("sending", "kill", "kill"), every_ms=40, longest_ms=60,
+        forced=(("register lost", 0.7), ("news lost", 0.2), ("page lost", 0.1)),
+    )  # fmt: skip
+
+
 def bereft(drawn: Draw) -> Draw:
     """A newcomer is lost, and removed, in the middle of taking over its arcs."""
     rng = random.Random(f"{drawn.seed}/bereft")
@@ -92,14 +100,14 @@ def rehoused(drawn: Draw) -> Draw:
     return replace(calm, kinds=(), steps=(Step(2_000, "rehouse", ("n1",)), *calm.steps[-1:]))
 
 
-def _restless(drawn: Draw) -> Draw:
+def _restless(drawn: Draw, pause_ms: int = 400) -> Draw:
     """Weights change, and change back, every few hundred milliseconds, at two ends at once."""
     rng = random.Random(f"{drawn.seed}/restless")
     names = [f"n{i + 1}" for i in range(5)]
     steps = [
         Step(at_ms + rng.choice((0, 40)), "reweight", (rng.choice(names),), rng.randrange(5),
              rng.choice((1, 3, 20)))
-        for at_ms in range(200, 6_000, 400) for _ in range(rng.choice((1, 1, 2)))
+        for at_ms in range(200, 6_000, pause_ms) for _ in range(rng.choice((1, 1, 2)))
     ]  # fmt: skip
     config = replace(
         drawn.config, n=3, r=0, w=0, partitions=4, gossip_ms=500, transfer_arcs=8,
