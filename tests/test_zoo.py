@@ -103,6 +103,20 @@ SEEN: dict[str, tuple[str, int, str]] = {
     "expired-shown": ("short", 107, "I3"),
     "frames-not-checked": ("short", 87, "I2"),
     "merge-function-drops": ("short", 96, "I8"),
+    "one-step-flip": ("membership", 0, "I10"),
+    "phase-2-without-votes": ("membership", 5, "I10"),
+    "superseded-without-a-quorum-of-promises": ("membership", 4, "I10"),
+    "promise-not-kept": ("membership", 5, "I10"),
+    "phase-2-left-to-its-driver": ("membership", 0, "I10"),
+    "target-derived-again": ("membership", 5, "I10"),
+    "dropped-before-proof": ("membership", 1, "I1"),
+    "orphan-dropped-when-one-owner-confirmed": ("membership", 6, "I1"),
+    "news-never-compared": ("membership", 0, "I10"),
+    "register-adopted-and-not-written-down": ("membership", 0, "N0"),
+    "own-record-not-refuted": ("membership", 0, "I10"),
+    "removed-node-admitted-again": ("membership", 1, "I11"),
+    "hints-of-a-moved-home-dropped": ("membership", 1, "I9"),
+    "hints-of-a-removed-home-kept-for-it": ("membership", 0, "I9"),
 }  # fmt: skip
 
 SEEDS_MAX = 300
@@ -143,7 +157,11 @@ def seen(name: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", zoo.ENTRIES)
+# An entry without a row takes a long hunt: run by hand.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in SEEN else (pytest.mark.slow,)) for name in zoo.ENTRIES],
+)
 def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> None:
     assert seen(name), f"in none of {TRIED_MAX} seeds of each profile"
     assert seen(name) in zoo.ENTRIES[name].breaks
@@ -158,7 +176,7 @@ def test_there_are_enough_mistakes_and_each_says_where_it_comes_from() -> None:
 
 
 def test_every_promise_that_is_judged_is_the_first_to_report_some_mistake() -> None:
-    assert {*JUDGED, "N0"} <= {seen(name) for name in zoo.ENTRIES}
+    assert {*JUDGED, "N0"} <= {seen(name) for name in SEEN}
 
 
 @pytest.mark.slow

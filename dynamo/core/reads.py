@@ -254,11 +254,16 @@ class Reads:
                 raise unavailable(f"pr={op.pr}", op.pr, len(up), up)
         op.started_ms = requests.now_ms
         op.patience_ms = requests.config.replica_timeout_ms
-        if counted >= op.r and counted >= op.pr:
+        # A stand-in counts toward R and not toward PR. History: the only owner of a key was cut off
+        # and not yet DOWN, and a hint alone answered a strict read.
+        strictly = sum(name in op.owners for name in op.acked)
+        if counted >= op.r and strictly >= op.pr:
             self._complete(op)
             return
+        if op.pr:
+            op.left.sort(key=lambda name: name not in op.owners)
         requests.enter(op, requests.now_ms + self._hedge_ms())
-        for _ in range(max(op.r, op.pr) - counted):
+        for _ in range(max(op.r - counted, op.pr - strictly)):
             self.ask(op, op.left.pop(0))
 
     def _hedge_ms(self) -> int:
