@@ -29,7 +29,7 @@ def forwarded_again_as_new(plant: Plant) -> None:
 @mistake("DESIGN, D5", "I4", "I6", "I12")
 def put_ids_not_remembered(plant: Plant) -> None:
     """The id of a superseded put is forgotten with its value."""
-    plant.set(Replica, "remember", lambda self, put_id: None)
+    plant.set(Replica, "remember", lambda self, put_id, arc: None)
 
 
 @mistake("history: one dot superseded, the other lived on", "I4", "I3", needs=crashes)
