@@ -21,6 +21,7 @@ from dynamo.core.changes import ROUNDS, ROUNDS_STAGED, Changes
 from dynamo.core.config import Config
 from dynamo.core.items import FORCED, IN, LEAVING, LEFT, OUT, REMOVED, Goal, Record, Wish
 from dynamo.core.planner import Quota, tie_of
+from dynamo.core.ringview import RingView
 from dynamo.core.roster import Roster
 from dynamo.core.verbs import Refusal
 from dynamo.localring import local
@@ -250,6 +251,16 @@ def test_the_plan_names_the_single_failures_that_would_cost_a_quorum() -> None:
     assert not any("in reach" in text for text in plan["violations"])
 
 
+def test_a_newcomer_that_is_down_costs_its_arcs_their_reserve() -> None:
+    hand = Hand(3)
+    introduce(hand, "n6")
+    hand.run(600)
+    stage(hand, "n1", "join", "n6")
+    plan = done(hand, "n1", "plan")
+    assert {text.split()[1] for text in plan["risks"]} == {"n1", "n2", "n3"}
+    assert any("n6 is down" in text and "wait for it" in text for text in plan["warnings"])
+
+
 def done_plan(hand: Hand, verb: str, node: str, **more: Any) -> dict[str, Any]:
     done(hand, "n1", "clear")
     stage(hand, "n1", verb, node, **more)
@@ -269,6 +280,22 @@ def test_with_two_of_three_owners_gone_a_change_waits_or_says_what_is_given_up()
     plan = done(hand, "n1", "plan")
     both = sum({"n2", "n3"} <= {*names} for names in planning.present(hand.nodes["n1"].roster))
     assert f"of {both} arcs too few copies are left" in plan["loss"]
+    assert not any("--force" in text for text in plan["violations"])
+
+
+@pytest.mark.parametrize("levels", [{"r": 1, "w": 1}, {"r": 3, "w": 3}, {"n": 2}])
+def test_the_plan_says_where_one_dead_owner_is_too_many_for_a_change(
+    levels: dict[str, int],
+) -> None:
+    """Fences meet every R and every W: where these may be any one owner, they are all owners."""
+    hand = Hand(5, partitions=64, **levels)
+    down(hand, "n2")
+    assert any("--force" in text for text in done_plan(hand, "remove", "n2")["violations"])
+    commit(hand, "n1")
+    node = hand.nodes["n1"]
+    [task] = RingView(node.requests.config, node.roster, node.changes.state).tasks()["tasks"]
+    assert any("dynamo cluster remove n2 --force" in text for text in task["waiting"])
+    plan = done_plan(hand, "remove", "n2", force=True)
     assert not any("--force" in text for text in plan["violations"])
 
 
@@ -330,15 +357,22 @@ def test_a_commit_is_refused_once_anything_was_decided_since_the_plan() -> None:
     assert max(roster.tasks) >> 16 == 6, "above every number that is known"
 
 
-def test_the_answer_to_a_commit_leaves_after_a_sync() -> None:
+@pytest.mark.parametrize("what", ["stage", "commit", "abort", "resume"])
+def test_the_answer_to_a_change_leaves_after_a_sync(what: str) -> None:
     hand = Hand(3)
     node = hand.nodes["n1"]
-    stage(hand, "n1", "leave", "n2")
-    plan = done(hand, "n1", "plan")["plan"]
+    body = {"verb": "leave", "node": "n2"}
+    if what != "stage":
+        done(hand, "n1", "stage", **body)
+        body = {"plan": done(hand, "n1", "plan")["plan"]}
+    if what in ("abort", "resume"):
+        body = {"task": done(hand, "n1", "commit", **body)["task"]}
+    if what == "resume":
+        done(hand, "n1", "abort", **body)
     synced = []
     whole = node._store.commit
     node._store.commit = lambda sync=False: (synced.append(sync), whole(sync=sync))[1]
-    done(hand, "n1", "commit", plan=plan)
+    done(hand, "n1", what, **body)
     assert synced == [True]
 
 
@@ -418,6 +452,20 @@ def test_a_removal_cannot_be_taken_back() -> None:
     stage(hand, "n1", "remove", "n2")
     task = commit(hand, "n1")["task"]
     assert "never used again" in refused(hand, "n1", "abort", task=task)[0]
+
+
+def test_an_abort_leaves_alone_what_was_changed_once_more_since() -> None:
+    hand = Hand(5)
+    introduce(hand, "n6", "n7")
+    roster = hand.nodes["n1"].roster
+    for name in ("n6", "n7"):
+        stage(hand, "n1", "join", name)
+    task = commit(hand, "n1")["task"]
+    stage(hand, "n1", "reweight", "n6", weight=3)
+    commit(hand, "n1")
+    assert done(hand, "n1", "abort", task=task)["kept"] == ["n6 was changed once more since then"]
+    assert roster.wishes["n6"][1:] == (IN, 3, 0)
+    assert roster.wishes["n7"][1:] == (OUT, 1, 0)
 
 
 def test_a_task_that_is_done_is_not_aborted_and_an_unknown_one_is_met_with_the_nearest() -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakering import FakeRing
+from fakering import FakeNode, FakeRing
 
-from dynamo.cli import exits, tasks
+from dynamo.cli import changing, exits, tasks
 from dynamo.cli.main import main
 from dynamo.processes import free_ports
 
@@ -90,6 +90,28 @@ def test_a_change_is_staged_at_the_first_node_by_name_and_nothing_else_happens(
     assert ring.done == [("n1", "stage", body)]
     assert text.startswith(f"Staged  {argv[0]} ")
     assert text.endswith("Nothing has changed yet. Next: dynamo cluster plan\n")
+
+
+@pytest.mark.parametrize("argv", [["join", "n6"], ["replace", "n2", "n6"]])
+def test_a_node_that_was_started_just_now_is_waited_for(
+    argv: list[str], ring: FakeRing, monkeypatch: pytest.MonkeyPatch, capsys: Out
+) -> None:
+    """`node start &` and `join`, as they stand in README: found by typing them."""
+
+    def time_passes(seconds: float) -> None:
+        assert 0 < seconds < 1
+        ring.nodes["n6"] = FakeNode(7006, "", 1, "out")
+
+    monkeypatch.setattr(changing.time, "sleep", time_passes)
+    text = said(capsys, "cluster", *argv)
+    assert "Waiting to hear of n6.\n" in text
+    assert [(verb, body["verb"]) for _, verb, body in ring.done] == [("stage", argv[0])]
+
+
+def test_a_node_that_never_comes_is_not_waited_for_long(ring: FakeRing, capsys: Out) -> None:
+    ring.refusal = {"error": "nothing was ever heard of 'n6'", "try": "dynamo node start"}
+    text = said(capsys, "cluster", "join", "n6", "--timeout", "50ms", code=exits.REFUSED)
+    assert "dynamo: nothing was ever heard of 'n6'\n" in text
 
 
 def test_all_that_is_staged_is_shown_and_given_to_scripts(ring: FakeRing, capsys: Out) -> None:
@@ -228,7 +250,7 @@ def test_a_plan_shows_before_and_after_what_moves_and_how_to_go_on(
     [row] = [line for line in text.splitlines() if line.startswith("n5")]
     assert re.fullmatch(r"n5 +2  up, joins +0\.0 % → +\d+\.\d % +0\.0 % → +\d+\.\d %", row)
     assert re.search(r"Moves \d+ of 192 replicas \(\d+ %\), in \d+ of 64 arcs: about", text)
-    assert "at the limit of 5.0 MiB/s a node." in text
+    assert "of copying at the limit of 5.0 MiB/s a node" in text
     assert "costs no quorum" in text
     assert f"Apply: dynamo cluster commit {ring.plan_id}\n" in text
     assert text.endswith("Forget: dynamo cluster clear\n")

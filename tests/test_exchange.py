@@ -6,6 +6,10 @@ import pytest
 from hand import Hand
 
 from dynamo.core import messages as m
+from dynamo.core import ring
+from dynamo.core.ballots import ABSTAIN_MS
+from dynamo.core.items import Goal
+from dynamo.core.planner import tie_of
 from dynamo.core.spaces import OBJECTS, QUARANTINE
 
 
@@ -183,3 +187,81 @@ def test_two_wiped_owners_do_not_vouch_for_each_other():
     hand.run(2500)
     assert hand.nodes[a].ready
     assert hand.read(a, r=1) == ["v1"]
+
+
+# --- owners change ------------------------------------------------------------------------------
+
+
+def move(hand: Hand, *owners: str) -> None:
+    """Have the arc of "k" owned by others, as `moves` does it."""
+    goal = Goal(1 << ring.BALLOT_BITS, tie_of(owners, ()), owners)
+    hand.run(ABSTAIN_MS)
+    next(iter(hand.nodes.values())).roster.change(f"g/{hand.arc()}", goal)
+    hand.run(300)
+    assert hand.owners() == owners
+
+
+def test_a_node_that_has_let_go_of_an_arc_does_not_pull_it_back():
+    """It had kept asking those it once owned the arc with, found a difference, and walked it."""
+    hand = Hand(nodes=5, exchange_ms=200)
+    a, b, c = hand.owners()
+    new = next(name for name in hand.names if name not in (a, b, c))
+    hand.put(a, "v")
+    move(hand, new, b, c)
+    hand.sent.clear()
+    for node in hand.nodes.values():
+        node.exchange.hurry_all()
+    hand.run(1500)
+    assert not hand.values(a)
+    arc = hand.arc()
+    asked = {
+        name
+        for src, dst, msg in hand.sent
+        if msg[0] == m.ROOTS and arc in [row[0] for row in msg[3]]
+        for name in (src, dst)
+    }
+    assert asked == {new, b, c}
+    assert hand.nodes[new].replica.synced(arc)
+    assert not hand.nodes[a].replica.synced(arc)
+
+
+def test_a_new_owner_is_repaired_like_any_other():
+    hand = Hand(nodes=5, exchange_ms=200)
+    a, b, c = hand.owners()
+    new = next(name for name in hand.names if name not in (a, b, c))
+    move(hand, new, b, c)
+    hand.lose = lambda src, dst, message: dst == new and message[0] == m.REPLICATE
+    hand.put(b, "v", w=2)
+    hand.heal()
+    hand.run(1200)
+    assert hand.values(new) == ["v"]
+
+
+def test_an_unsynced_owner_counts_nobody_that_holds_another_register():
+    """V7: first one of the two is taught, then they compare."""
+    hand = Hand(nodes=4)
+    a, b, c = hand.owners()
+    arc = hand.arc()
+    hand.put(a, "v")
+    hand.run(ABSTAIN_MS)
+    hand.kill(a)
+    hand.wipe(a)
+    # Nobody but the owners' comparison may tell.
+    told = (m.ITEMS, m.BUCKETS, m.GOSSIP)
+    other = next(name for name in hand.names if name not in (a, b, c))
+    coming = ring.proposal(3, ring.COPYING, (a, b, c), (other, b, c))
+    hand.start(a)
+    hand.run(3)
+    hand.lose = lambda src, dst, message: message[0] in (*told, m.REGISTERED, m.REGISTER)
+    for name in (b, c):
+        hand.nodes[name].roster.adopt(arc, coming)
+    hand.kill(other)
+    hand.nodes[a].replica.set_synced(arc, False)
+    hand.nodes[a].exchange.watch(arc)
+    hand.nodes[a].exchange.hurry_all()
+    hand.run(1500)
+    assert not hand.nodes[a].replica.synced(arc)
+    hand.lose = lambda src, dst, message: message[0] in told
+    hand.run(1500)
+    assert hand.nodes[a].table.registers[arc] == coming
+    assert hand.nodes[a].replica.synced(arc)

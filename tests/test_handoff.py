@@ -193,6 +193,27 @@ def test_a_corrupt_hint_row_is_set_aside_and_the_others_go_home():
     assert [hand.values(home, key) for key in keys] == [["v1"]] * len(keys), "by exchange"
 
 
+def test_a_home_with_a_full_disk_is_asked_now_and_then_and_gets_its_hint_when_it_has_room():
+    """A hint that was refused was sent again at once, and refused: two nodes did nothing else."""
+    hand, home, spare = away(background_timeout_ms=400)
+    hand.put(hand.owners()[0], "large " * 100, put_id="v1")
+    hand.start(home)
+    hand.stores[home].disk_full = True
+    hand.lose = lambda src, dst, message: message[0] in (m.KEYS, m.ROOTS)
+    before = len(hand.sent)
+    hand.run(2_000)
+    sent = hand.sent[before:]
+    refusals = [entry for entry in sent if entry[2][0] == m.REPLICATE_OK and entry[0] == home]
+    assert {entry[2][2] for entry in refusals} == {m.NO_SPACE}
+    assert 4 <= len(refusals) <= 6, "one in 400 ms"
+    assert hand.nodes[spare].stats["hints_put_off"] == len(refusals)
+    assert hand.hints(spare) == 1, "it is owed still"
+    hand.stores[home].disk_full = False
+    hand.run(450)
+    assert hand.values(home) == ["large " * 100]
+    assert hand.hints(spare) == 0
+
+
 def test_delivery_keeps_to_its_window():
     hand, home, spare = away(hint_batch=4)
     keys = [str(i) for i in range(300)]

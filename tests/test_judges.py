@@ -278,7 +278,7 @@ def test_a_walk_of_a_node_whose_clock_stood_still_is_waited_for(bench: Bench) ->
     world.resume(name)
     node = world.hosts[name].node
     assert node is not None
-    node.exchange._differing[peer][ring.arc_of(KEY, CONFIG.partitions)] = None
+    node.exchange._peers[peer].differing[ring.arc_of(KEY, CONFIG.partitions)] = None
     node.exchange.hurry([peer])
     world.run_until(world.now_ms + verdict.DRAIN_MS)
     assert node.exchange._walks

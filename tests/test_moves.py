@@ -615,6 +615,23 @@ def test_the_source_of_a_copy_dies_and_another_one_is_copied_from():
     hand.check_data()
 
 
+@pytest.mark.parametrize("absent", [0, 1, 2])
+def test_a_write_that_two_owners_hold_reaches_the_new_one_from_whichever_copies(absent):
+    """V8: of max(R, N - W + 1) owners one has it, of a single one that cannot be said."""
+    hand = Ring(exchange_ms=1_000_000)
+    cast = (hand.a, hand.b, hand.c)
+    hand.lose = lambda src, dst, msg: dst == cast[absent] and msg[0] == m.REPLICATE
+    via = cast[absent - 1]
+    assert hand.put(via, "w", mode=m.BLIND, flags=0)[0] == m.PUT_OK
+    hand.run(1200)
+    hand.heal()
+    assert hand.values(cast[absent]) == ["v"]
+    new = hand.spare[0]
+    hand.go(new, hand.b, hand.c)
+    hand.until_sent("vote")
+    assert hand.values(new) == ["v", "w"]
+
+
 def test_an_owner_that_did_not_confirm_is_not_compared_with():
     """V8: it may go on to acknowledge writes under the old register."""
     hand = Ring()
@@ -626,6 +643,18 @@ def test_an_owner_that_did_not_confirm_is_not_compared_with():
     first = asked[: asked.index(hand.c) + 2]
     assert hand.a not in first
     assert {hand.b, hand.c} <= {*first}
+
+
+def test_owners_that_are_all_new_know_which_puts_are_superseded():
+    """D5: a late retry asks them, and would be minted again beside what replaced it."""
+    hand = Ring(nodes=6)
+    hand.put(hand.a, "w1")
+    hand.put(hand.a, "w2")
+    hand.go(*hand.spare)
+    hand.until_done(*hand.spare)
+    answer = hand.put(hand.spare[0], "w1", mode=m.BLIND, attempt=1)
+    assert answer[0] == m.PUT_OK
+    assert hand.read(hand.spare[1]) == ["w2"]
 
 
 def test_an_unsynced_owner_is_no_source():

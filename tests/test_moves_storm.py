@@ -28,6 +28,7 @@ class Storm(Ring):
         self.later: list[tuple[int, int, tuple]] = []
         self.ordinal = 0
         self.loss = 0.0
+        self.deaf: list[str] = []  # who hears nothing of the ring, but for what refusals say
         self.wipes = wipes
         self.acked: dict[str, set[str]] = {key: set() for key in KEYS}
         self.asked: dict[int, tuple[str, object]] = {}
@@ -39,9 +40,13 @@ class Storm(Ring):
         self.number = 0
         # Pages and rates so small that a copy takes a while.
         tuning = {"partitions": 2, "exchange_rows": 2, "transfer_bytes_per_s": 60_000}
+        # Nor does anything but a move, a read or a hint bring replicas together.
+        tuning |= {"exchange_ms": 1_000_000}
         super().__init__(6, **tuning | config)
+        for _ in range(100):  # what was put so far is everywhere
+            self.tick()
         for key in KEYS:
-            self.acked[key] = set(self.values(self.a, key))
+            self.acked[key] = set(self.values(self.owners(key)[0], key))
 
     def _send(self, src, dst, message) -> None:
         before = len(self.flying)
@@ -49,6 +54,8 @@ class Storm(Ring):
         if len(self.flying) == before or self.now < ballots.ABSTAIN_MS:
             return
         entry = self.flying.pop()
+        if dst in self.deaf and message[0] in (m.REGISTER, m.ITEMS, m.GOSSIP, m.BUCKETS):
+            return
         for _ in range(2 if self.rng.random() < 0.02 else 1):
             if self.rng.random() >= self.loss:
                 delay = self.rng.choice((1, 1, 2, 3, 5, 9, 30))
@@ -102,7 +109,9 @@ class Storm(Ring):
 
     def weather(self) -> None:
         chance = self.rng.random()
-        if chance < 0.5 and len(self.dead) < 2:
+        if chance < 0.25:
+            self.deaf = self.rng.sample(self.names, self.rng.randint(0, 4))
+        elif chance < 0.5 and len(self.dead) < 2:
             name = self.rng.choice(list(self.nodes))
             whole = all(node.ready for node in self.nodes.values()) and not self.dead
             self.kill(name)
@@ -120,11 +129,11 @@ class Storm(Ring):
         end = self.now + ms
         while self.now < end:
             self.tick()
-            if self.rng.random() < 0.1:
+            if self.rng.random() < 0.15:
                 self.client()
-            if self.rng.random() < 0.003:
+            if self.rng.random() < 0.006:
                 self.people()
-            if self.rng.random() < 0.003:
+            if self.rng.random() < 0.006:
                 self.weather()
             if self.healed_ms == self.now:
                 self.heal()
@@ -136,6 +145,7 @@ class Storm(Ring):
         """All is well again, and every arc gets where people wanted it last."""
         self.heal()
         self.loss = 0.0
+        self.deaf = []
         for name in list(self.dead):
             self.start(name)
         self.dead.clear()
@@ -145,6 +155,8 @@ class Storm(Ring):
                 break
         else:
             raise AssertionError(self.why())
+        for node in self.nodes.values():
+            node.exchange.hurry_all()
         for _ in range(1_500):
             self.tick()
         for key in KEYS:

@@ -343,3 +343,17 @@ def test_a_read_that_the_owners_in_reach_cannot_answer_is_refused_before_its_dea
     assert answer is not None, "nobody is left who could answer, and the client still waits"
     assert (answer[0], answer[2], answer[5]) == (m.FAILED, m.UNAVAILABLE, 1)
     assert hand.read(b) == ["v1"], "the side with two owners reads"
+
+
+def test_a_hint_alone_does_not_answer_a_strict_read():
+    """PR counts owners (short seed 116): the only one was cut off, and not DOWN yet."""
+    hand = Hand(nodes=3, n=1)
+    (owner,) = hand.owners()
+    spare = next(name for name in hand.names if name != owner)
+    hand.lose = lambda src, dst, message: owner in (src, dst)
+    hand.put(spare, "kept", ms=400)
+    assert hand.hints(spare) == 1
+    message = (m.GET, 77, 300, hand.full(), 1, 0, 1, 1, m.SLOPPY)
+    hand.flying.append(("client", spare, message))
+    hand.run(500)
+    assert not [reply for reply in hand.replies if reply[0] == m.GET_OK and reply[1] == 77]

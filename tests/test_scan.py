@@ -12,7 +12,7 @@ import dynamo
 from dynamo.client.errors import ConfigurationError, QuorumTimeout, ScanUnavailable
 from dynamo.client.op import Op
 from dynamo.client.options import Options
-from dynamo.client.scan import Walk, from_cursor, to_cursor
+from dynamo.client.scan import Walk, _Listing, from_cursor, to_cursor
 from dynamo.core import dvv, ring
 from dynamo.core import messages as m
 from dynamo.core.replica import seal_record
@@ -37,8 +37,8 @@ def page(hand: Hand, via: str, arc: int, **options) -> tuple[list[str], bytes, i
     answer = ask(hand, via, arc, **options)
     assert answer is not None
     assert answer[0] == m.SCAN_IS, answer
-    _, _, keys, upto, synced = answer
-    return [ring.split_key(key)[1].decode() for key in keys], upto, synced
+    _, _, keys, upto, stamp = answer
+    return [ring.split_key(key)[1].decode() for key in keys], upto, min(stamp, 1)
 
 
 def filled(count: int = 40, **config) -> Hand:
@@ -208,6 +208,22 @@ def test_a_request_under_any_register_is_answered_like_a_get():
     arc = hand.arc()
     for ver in (0, 1, 99):
         assert page(hand, "n1", arc, ver=ver)[0] == keys_of(hand, arc)
+
+
+def test_a_page_names_the_register_under_which_it_counts():
+    hand = filled(nodes=4)
+    a, b, c = hand.owners()
+    (d,) = [name for name in hand.names if name not in (a, b, c)]
+    arc, table = hand.arc(), hand.nodes[b].table
+    assert ask(hand, b, arc)[4] == (1 << 2) << 8 | 3
+    assert ask(hand, d, arc)[4] == 0, "no owner"
+    moved = ring.proposal(1, ring.DONE, (d, b, c), ())
+    hand.isolate(a, b)
+    hand.nodes[b].roster.adopt(arc, moved)
+    assert ask(hand, b, arc)[4] == (moved.ver << 2 | ring.DONE) << 8 | 3
+    assert table.owners(arc) == (d, b, c)
+    hand.nodes[a].roster.adopt(arc, moved)
+    assert ask(hand, a, arc)[4] == 0, "an owner no more"
 
 
 def full_arc(rows: int, key_bytes: int = 8, value_bytes: int = 4) -> tuple[Hand, int]:
@@ -456,6 +472,24 @@ def test_an_owner_that_lost_its_disk_does_not_count_until_it_has_synced(hand):
     hand.start("n3")
     hand.settle()
     assert sorted(Walker(hand).all()) == everything()
+
+
+def test_lists_count_together_only_if_their_owners_hold_the_same_register(hand):
+    """X2. Else two owners before a move and one after it would be enough, and miss what was
+    acknowledged by the other two since."""
+    walker = Walker(hand)
+    walker.fetch()
+    old, new, few = lists(4, 3), lists(9, 3), lists(4, 1)
+    enough = walker.walk._enough
+    assert enough(0, [old, old])
+    assert not enough(0, [old, new, lists(0, 0)])
+    assert enough(0, [old, new, new])
+    assert enough(0, [few]), "of one owner, one is enough"
+    assert not enough(0, [new]), "of three it is not, however many the walk knew of"
+
+
+def lists(version: int, owners: int) -> _Listing:
+    return _Listing([], b"", version << 8 | owners)
 
 
 def test_every_owner_is_needed_at_r_all(hand):

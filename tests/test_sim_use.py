@@ -191,7 +191,7 @@ def test_a_real_failure_shrinks_to_a_tenth_of_its_events_and_reads_as_a_story() 
         outcome = performed(Job(1, plant=MISTAKE, draw=candidate, story=False))
         return Trial(tuple(outcome.numbers), outcome.events, outcome.broke_ms)
 
-    drawn = short(1)
+    drawn = short(54)
     first = judge(drawn)
     shrinker = Shrinker(drawn, first.numbers[0], first)
     best = shrunk(shrinker, judge, tries=100)

@@ -155,7 +155,8 @@ def seen(name: str) -> str:
     """
     entry = zoo.ENTRIES[name]
     others = [(profile, seed) for profile in profiles(entry) for seed in range(TRIED_MAX)]
-    for profile, seed in [SEEN[name][:2], *others]:
+    known = [SEEN[name][:2]] if name in SEEN else []
+    for profile, seed in [*known, *others]:
         number, text = zoo.provoke(entry, entry.draw(seed, profile))
         if number and clean(profile, seed, entry.needs):
             assert "TypeError" not in text, "it does not fit the code that it replaces"
@@ -163,7 +164,11 @@ def seen(name: str) -> str:
     return ""
 
 
-@pytest.mark.parametrize("name", zoo.ENTRIES)
+# An entry without a row takes a long hunt: run by hand.
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=() if name in SEEN else (pytest.mark.slow,)) for name in zoo.ENTRIES],
+)
 def test_a_mistake_is_seen_and_without_it_the_same_seed_is_clean(name: str) -> None:
     assert seen(name), f"in none of {TRIED_MAX} seeds of each profile"
     assert seen(name) in zoo.ENTRIES[name].breaks
@@ -189,7 +194,7 @@ def test_there_are_enough_mistakes_and_each_says_where_it_comes_from() -> None:
 
 
 def test_every_promise_that_is_judged_is_the_first_to_report_some_mistake() -> None:
-    assert {*JUDGED, "N0"} <= {seen(name) for name in zoo.ENTRIES}
+    assert {*JUDGED, "N0"} <= {seen(name) for name in SEEN}
 
 
 @pytest.mark.slow

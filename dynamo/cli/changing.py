@@ -8,6 +8,7 @@ by name that answers and serves. What it was told reaches the others by gossip, 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 # A plan for a large ring takes its node this long at most.
 CHANGE_S = 10.0
+# A node that was started a moment ago is waited for this long, and looked for this often.
+HEARD_S, LOOK_S = 5.0, 0.2
 
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 YES = click.option("--yes", is_flag=True, help="Do not ask: for scripts.")
@@ -59,6 +62,24 @@ def contact(shell: Shell) -> Contact:
     if answers:
         raise exits.Unhealthy("the nodes answer, but not about members: are they older than this?")
     raise exits.Unhealthy(f"{show.listed(nodes)} did not answer in {show.span(shell.ask_s)}")
+
+
+def await_heard(shell: Shell, name: str) -> Contact:
+    """Like `contact`, and wait for a newcomer that the ring has not heard of yet; "" for nobody.
+
+    `node start &` and `join` are typed one after the other, or stand so in a script, and a process
+    takes longer to start than a command to ask.
+    """
+    at = contact(shell)
+    if not name or name in at.members:
+        return at
+    shell.say(f"Waiting to hear of {show.escaped(name)}.")
+    patience = HEARD_S if shell.timeout is None else min(shell.timeout, HEARD_S)
+    until = time.monotonic() + patience
+    while name not in at.members and time.monotonic() < until:
+        time.sleep(LOOK_S)
+        at = contact(shell)
+    return at  # still nothing: the node that is asked says so, and what to do
 
 
 def change(shell: Shell, at: Contact, verb: str, body: Mapping[str, Any]) -> dict[str, Any]:

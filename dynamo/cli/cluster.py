@@ -16,6 +16,7 @@ from dynamo.cli.changing import (
     DRY_RUN,
     YES,
     Contact,
+    await_heard,
     change,
     confirm,
     contact,
@@ -62,9 +63,11 @@ def cluster() -> None:
 def join(shell: Shell, node: str, weight: int | None, dry_run: bool) -> None:
     """Stage that NODE, which runs and knows the ring, shall own its share of it.
 
-    It runs and knows the ring once it was started with `dynamo node start --join`.
+    It runs and knows the ring once it was started with the file of a joiner (`dynamo config init
+    --join`) or with `dynamo node start --join`. A node that was started just now is waited for.
     """
-    _stage(shell, contact(shell), {"verb": "join", "node": node, "weight": weight}, dry_run)
+    at = await_heard(shell, "" if dry_run else node)
+    _stage(shell, at, {"verb": "join", "node": node, "weight": weight}, dry_run)
 
 
 @command(
@@ -138,7 +141,7 @@ def replace(
     """
     if bool(newcomer) == bool(by):
         raise click.UsageError(f"by which node? dynamo cluster replace {node} NEWCOMER")
-    at = contact(shell)
+    at = await_heard(shell, "" if dry_run else newcomer or by)
     body = {"verb": "replace", "node": node, "by": newcomer or by}
     if force or discard:
         _preview(shell, at, node, force, discard, yes or dry_run)

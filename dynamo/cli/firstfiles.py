@@ -231,8 +231,7 @@ def _refuse_existing(files: list[Path], force: bool) -> None:
     if there and not force:
         verb = "exists" if len(there) == 1 else "exist"
         raise exits.Refused(
-            f"{show.listed(there)} {verb} already, and a changed member list locks a node out of "
-            "its data",
+            f"{show.listed(there)} {verb} already, and may be what a node with data starts from",
             hint="Choose another directory, or overwrite with --force",
         )
 

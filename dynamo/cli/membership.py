@@ -115,11 +115,16 @@ class Membership:
 
     def closed(self) -> list[str]:
         """Members that answer here, and refuse the requests of clients."""
-        return [
-            f"{name} refuses requests: {view['closed']}"
-            for name, view in self.views.items()
-            if view.get("closed") and self.wish(name) not in (*GONE, "not in the ring")
-        ]
+        found = []
+        for name, view in self.views.items():
+            if not view.get("closed") or self.wish(name) in (*GONE, "not in the ring"):
+                continue
+            own = next((x["status"] for x in view["members"] if x["node"] == name), "")
+            if own == "out":  # a commit is known to others first; its own words are of before
+                found.append(f"{name} has not heard yet that it belongs to the ring")
+            else:
+                found.append(f"{name} refuses requests: {view['closed']}")
+        return found
 
 
 def membership(shell: Shell, found: Survey) -> Membership:

@@ -105,4 +105,7 @@ def _moves(plan: Mapping[str, Any]) -> str:
     limit = plan.get("limit_bytes_per_s")
     at = f" of {show.size(limit)}/s a node" if limit else " of each node"
     took = f"about {show.span(plan['seconds'])}" if plan["seconds"] >= 1 else "less than 1 s"
-    return f"{text}: about {show.size(plan['bytes'])}, {took} at the limit{at}."
+    return (
+        f"{text}: about {show.size(plan['bytes'])}, {took} of copying at the limit{at}; the steps "
+        "of each arc come on top."
+    )

@@ -152,7 +152,8 @@ def _more(
         seed = None if late or len(tally.failed) >= failures else next(left, None)
         if seed is None:
             return None
-        return Job(seed, profile, plant, twice=seed % TWICE_EVERY == 0)
+        twice = seed % TWICE_EVERY == 0
+        return Job(seed, profile, plant, twice=twice, digest=twice)
 
     return more
 

@@ -21,9 +21,6 @@ from dynamo.cli.survey import (
     verdict,
 )
 
-# Columns of a terminal from which a table may have all of its own.
-WIDE = 100
-
 
 @command(
     examples="""
@@ -117,14 +114,14 @@ def _agreement(found: Survey, known: Membership) -> str:
 
 
 def _node_table(found: Survey, known: Membership) -> Any:
-    # While the ring changes there is more to say of states, and 80 columns hold no more.
-    brief = bool(known.moving) and show.columns() < WIDE
     rows = [_member(found, known, name, part) for name, part in found.shares().items()]
     rows += [
         _outsider(known.members[name]) for name in known.outside if name not in found.ring.nodes
     ]
     columns = ["NODE", "ADDRESS", "STATE", ">UP FOR", ">KEYS", ">PRIMARY", ">REPLICA", "HINTS HELD"]
-    if brief:
+    # While there is more to say of states, 80 columns hold no more.
+    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
+    if sum(widths) + 2 * len(widths) > show.columns():
         columns = [*columns[:3], *columns[4:]]
         rows = [(*row[:3], *row[4:]) for row in rows]
     return show.table(columns, rows)
@@ -274,6 +271,8 @@ def _hint_summary(found: Survey, answers: Answers, total: int) -> str:
     }
     text += f" Since the nodes started: {sums['created']:,} made, {sums['delivered']:,} delivered"
     text += f", {sums['refused']:,} refused." if sums["refused"] else "."
+    if rerouted := sum(answer.get("rerouted", 0) for answer in answers.values()):
+        text += f" {rerouted:,} went to new owners of what they were for."
     if found.silent:
         text += f" Not counted: {show.listed(found.silent)}, which did not answer."
     return text

@@ -218,9 +218,11 @@ def follow(shell: Shell, name: str) -> int:
         )
     if not shell.json:
         took = show.span(time.time() - ended["started_wall_ms"] / 1000)
+        arcs = f"{show.plural(ended['arcs'], 'arc')} in place"
+        arcs = arcs if ended["arcs"] else "No arc had to move for it"
         shell.print(
             show.text(("DONE", "bold green"), f": {'; '.join(ended['changes'])}. ")
-            + show.text(f"{show.plural(ended['arcs'], 'arc')} in place, {took} after the commit.")
+            + show.text(f"{arcs}, {took} after the commit.")
         )
         shell.say("\nNext: dynamo status")
     return exits.OK

@@ -12,7 +12,7 @@ from dynamo.cli.survey import STATE_STYLES, Answers, Survey, ask_those, survey
 
 PHASES = ("stable", "copying", "switched", "done")
 # Rows of the table of transfers; each node takes in a few arcs at once, and --json has all.
-ROWS_MAX = 40
+ROWS_MAX = 20
 # Reasons to wait, and arcs named for each.
 WAITS_MAX, ARCS_MAX = 8, 4
 # Peers whose last talk is shown per node, on a terminal that is wide and on one that is not.
@@ -78,9 +78,10 @@ def _waits(answers: Answers) -> list[tuple[tuple[str, str], str]]:
                 again_ms[key] = min(item["retry_ms"], again_ms.get(key, item["retry_ms"]))
     found = []
     for (name, why), which in list(arcs.items())[:WAITS_MAX]:
-        named = show.listed([f"{arc:,}" for arc in which[:ARCS_MAX]])
-        more = f" and {len(which) - ARCS_MAX:,} more" if len(which) > ARCS_MAX else ""
-        text = f"{name}, arc{'s' if len(which) > 1 else ''} {named}{more}: {why}"
+        named = [f"{arc:,}" for arc in which[:ARCS_MAX]]
+        if len(which) > ARCS_MAX:
+            named.append(f"{len(which) - ARCS_MAX:,} more")
+        text = f"{name}, arc{'s' if len(which) > 1 else ''} {show.listed(named)}: {why}"
         if again_ms[name, why]:
             text += f"; tries again in {show.span(again_ms[name, why] / 1000)}"
         found.append((("waits", "yellow"), text))

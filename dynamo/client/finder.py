@@ -105,6 +105,10 @@ class Finder:
         waited_ms = now_ms - self._asked_ms
         if waited_ms < HURRY_MS:
             return
+        if waited_ms < after_ms and not self._hurried and not self._via:
+            for node in self.ring.nodes:
+                if not node.avoided:
+                    return  # as nearly always
         nodes = [self.nodes[address] for address in self.addresses()]
         healthy = [node for node in nodes if not node.avoided]
         if not healthy:

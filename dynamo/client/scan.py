@@ -7,7 +7,8 @@ Arcs are walked one after the other, keys inside an arc by their storage key, so
 ring's and not the alphabet's, and a position is one storage key. A stretch of an arc counts as
 listed when max(R, N-W+1) of its owners that are synced went through it: a write acknowledged at
 the ring's own W is on W of the N owners, so one of those that answered has it, or what replaced
-it. Hence
+it. While an arc moves to other owners, only those count together that hold the same register; if
+too few do, the scan asks who owns the arc now, and goes on with those. Hence
 
   * Every key that was acknowledged before the scan began, and is not deleted during it, is yielded
     exactly once, while at most N - max(R, N-W+1) owners of its arc are away: one, with N=3 R=W=2.
@@ -33,7 +34,7 @@ from __future__ import annotations
 
 import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import chain, islice
 from typing import Any, NamedTuple
@@ -64,6 +65,7 @@ READ_BYTES = 8 << 20  # of values that one fetch brings in, about
 READ_KEYS_MIN = 4
 LEFT_OUT = 8  # fetches without an owner that did not answer
 TRIES = 3
+MOVES_MAX = 16  # times that the ring is asked for anew at one place
 
 Position = tuple[int, bytes]  # an arc, and the storage key in it to continue after; b"" its start
 Fetch = Generator[list[Op], list[Op], None]
@@ -88,7 +90,7 @@ class _Listing(NamedTuple):
 
     keys: list[bytes]
     upto: bytes
-    synced: bool
+    stamp: int  # the register under which it counts, with its number of owners; 0: it does not
 
 
 class Walk:
@@ -115,6 +117,7 @@ class Walk:
         self._get = get
         self._clock = clock
         self._ring: Ring | None = None
+        self._tries = 0  # at this place, with the ring asked for anew
         self._partitions = 0  # as a cursor says
         self._front: Position = (0, b"")  # listed so far
         if isinstance(after, str):
@@ -218,10 +221,13 @@ class Walk:
             )
         return found
 
-    def _needed(self, arc: int) -> int:
-        """How many synced owners make a list that misses nothing acknowledged."""
+    def _needed(self, arc: int, owners: int = 0) -> int:
+        """How many synced owners make a list that misses nothing acknowledged.
+
+        `owners`: how many there are, if not as many as the ring had when it was asked for.
+        """
         assert self._ring is not None, "learnt before anything is asked"
-        n = len(self._ring.owners[arc])
+        n = owners or len(self._ring.owners[arc])
         named = {m.DEFAULT: self._ring.r, m.QUORUM: n // 2 + 1, m.ALL: n}
         r = named.get(self._level, self._level)
         return min(max(r, n - self._ring.w + 1), n)
@@ -242,9 +248,23 @@ class Walk:
             heard.update(self._heard(results))
             if not self._absorb(spots[:1], heard):
                 error = self._unavailable(spot[0], heard, self._needed(spot[0]))
+                if (yield from self._moves(spot[0], heard)):
+                    return
                 self._ring = None  # its owners may be others when it goes on
                 raise error
         self._grow()
+
+    def _moves(
+        self, arc: int, heard: dict[tuple[int, str], _Listing]
+    ) -> Generator[list[Op], list[Op], bool]:
+        """Whether the arc is on its way to other owners, so that asking again is worth it."""
+        if self._tries >= MOVES_MAX:
+            return False
+        self._tries += 1
+        before = self._owners(arc)
+        yield from self._learn()
+        stamps = {made.stamp for (other, _), made in heard.items() if other == arc and made.stamp}
+        return len(stamps) > 1 or self._owners(arc) != before
 
     def _spots(self) -> list[Position]:
         """Where to list next: from the front on, and in a few arcs beyond."""
@@ -263,7 +283,7 @@ class Walk:
         """Ask one owner, page after page, for `pace` rows."""
         arc, start = spot
         keys: list[bytes] = []
-        upto, synced, rows = start, True, self._pace
+        upto, stamp, rows = start, -1, self._pace
         while rows > 0:
             op = self._page_op(name, arc, upto, min(rows, PAGE_ROWS), patient)
             yield op
@@ -275,14 +295,14 @@ class Walk:
             self._left_out.pop(name, None)
             _, _, found, following, counts = op.answer
             keys += self._checked(found, arc)
-            synced = synced and bool(counts)
+            stamp = counts if stamp in (-1, counts) else 0
             rows -= PAGE_ROWS
             if following and following <= upto:
                 raise Malformed(f"{name} goes round in arc {arc}")
             upto = following
             if not upto:
                 break
-        return _Listing(keys, upto, synced)
+        return _Listing(keys, upto, max(stamp, 0))
 
     def _page_op(self, name: str, arc: int, start: bytes, rows: int, patient: bool) -> Op:
         assert self._ring is not None, "learnt before anything is asked"
@@ -309,7 +329,7 @@ class Walk:
         before, through = self._front, 0
         for arc, _ in spots:
             lists = [made for (other, _), made in heard.items() if other == arc]
-            if sum(made.synced for made in lists) < self._needed(arc):
+            if not self._enough(arc, lists):
                 break
             # To where the slowest got: beyond it some owner has not been heard.
             end = min((made.upto for made in lists if made.upto), default=b"")
@@ -322,7 +342,13 @@ class Walk:
         self._window = min(self._window * 2, WINDOW_MAX) if through == len(spots) else 1
         return self._front != before
 
+    def _enough(self, arc: int, lists: list[_Listing]) -> bool:
+        """Whether lists of one register suffice for it."""
+        counted = Counter(made.stamp for made in lists if made.stamp)
+        return any(count >= self._needed(arc, stamp & 255) for stamp, count in counted.items())
+
     def _grow(self) -> None:
+        self._tries = 0
         self._pace = min(self._pace * PACE_GROWTH, PACE_MAX)
         self._left_out = {name: left - 1 for name, left in self._left_out.items() if left > 1}
 
@@ -332,8 +358,8 @@ class Walk:
         said, counted = [], 0
         for name in self._owners(arc):
             made = heard.get((arc, name))
-            counted += made is not None and made.synced
-            state = "no answer" if made is None else "ok" if made.synced else "not synced"
+            counted += made is not None and made.stamp > 0
+            state = "no answer" if made is None else "ok" if made.stamp else "not synced"
             said.append(f"{name} {state}")
         return ScanUnavailable(
             f"the scan stopped at arc {arc} of {self._partitions}: {needed} of its owners have to "

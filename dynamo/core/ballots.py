@@ -122,6 +122,11 @@ def need(config: Config, cur: Sequence[str], forced: Test, me: str) -> int:
     return min(len(others), max(r, len(cur) - w + 1) - (me in cur))
 
 
+def movers(config: Config, cur: Sequence[str], forced: Test) -> int:
+    """How many owners have to answer before the arc can move to somebody new."""
+    return max(fence(config, cur, forced), need(config, cur, forced, ""))
+
+
 def step(cur: Sequence[str], goal: Sequence[str], gone: Test) -> tuple[str, ...]:
     """The owners after one replica has moved towards the goal; () where it is reached.
 

@@ -133,7 +133,7 @@ class Copies:
     def __init__(self, bytes_per_s: int, now_ms: int) -> None:
         self._bucket = Bucket(bytes_per_s, now_ms)
         self.of: dict[int, Copy] = {}
-        self.done: dict[int, None] = {}  # arcs whose copy is whole; `moves` clears it
+        self.done: dict[int, Copy] = {}  # arc -> its copy, which is whole; `moves` clears it
         # request -> (peer, copies, when it counts as lost)
         self._asked: dict[int, tuple[str, list[Copy], int]] = {}
         self._parked: dict[int, Walk] = {}  # arc -> a walk that waits for tokens
@@ -164,7 +164,7 @@ class Copies:
         found = [copy for copy in self.of.values() if len(copy.met) >= copy.need]
         for copy in found:
             self.drop(copy.arc)
-            self.done[copy.arc] = None
+            self.done[copy.arc] = copy
         return found
 
     # --- what is due ------------------------------------------------------------------------------
@@ -253,6 +253,8 @@ class Copies:
 
     def next_due_ms(self, now_ms: int) -> int:
         """When something is due here, apart from pages on their way."""
+        if not (self.of or self._asked or self._parked):
+            return NEVER_MS  # as on nearly every node
         due = min((at for _, _, at in self._asked.values()), default=NEVER_MS)
         for copy in self.of.values():
             due = min(due, *copy.retry.values(), NEVER_MS)

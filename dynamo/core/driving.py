@@ -19,6 +19,7 @@ from dynamo.core import ballots as rules
 from dynamo.core import ring
 from dynamo.core.ballots import ATTEMPT_MS, BEHIND, NO, UNSYNCED, YES, Attempt, Elector, lesson
 from dynamo.core.config import Config
+from dynamo.core.copying import Copy
 from dynamo.core.exchange import Exchange
 from dynamo.core.items import JUMP_MAX
 from dynamo.core.messages import PROMISE, REGISTER, VOTE, Message
@@ -45,6 +46,7 @@ class Move:
         "arc",
         "attempt",
         "began_ms",
+        "bytes",
         "confirmed",
         "due_ms",
         "gap_ms",
@@ -53,6 +55,7 @@ class Move:
         "refusals",
         "req",
         "round",
+        "rows",
         "stage",
         "taken_ms",
         "task",
@@ -65,6 +68,7 @@ class Move:
         self.task = task
         self.stage = "wait"
         self.tries = 0
+        self.rows = self.bytes = 0  # that the copy brought
         self.round = 0  # the highest that others were seen to use
         self.began_ms = self.due_ms = self.progress_ms = now_ms
         self.clear(0, now_ms)
@@ -137,10 +141,11 @@ class Driver:
         else:
             self._resend(move)
 
-    def copied(self, arc: int) -> None:
+    def copied(self, copy: Copy) -> None:
         """`exchange` has brought the copy that it was allowed to."""
-        move = self.active.get(arc)
+        move = self.active.get(copy.arc)
         if move is not None and move.stage == "copy":
+            move.rows, move.bytes = copy.rows, copy.bytes
             self._agree(move)
 
     def _fail(self, move: Move) -> None:

@@ -55,7 +55,7 @@ from dynamo.core.messages import (
     Malformed,
     Message,
 )
-from dynamo.core.replica import CHECK_BYTES, Replica
+from dynamo.core.replica import CHECK_BYTES, TOLD_MAX, Replica
 from dynamo.core.ring import COPYING, Register, Table
 
 PAGE_BYTES = 1 << 20
@@ -63,6 +63,7 @@ UNSYNCED_RETRY_MS = 500
 CONFIRM_MS = 200
 ROUNDS_MAX = 8
 WALK_TIMEOUT_MS = 2_000
+PUT_ID_BYTES = 16
 TAUGHT_MAX = 64  # registers that one answer may make this node tell
 
 
@@ -70,25 +71,10 @@ class Exchange:
     """Schedules comparisons, walks what differs, and knows which arcs are synced with whom."""
 
     __slots__ = (
-        "_ballots",
-        "_config",
-        "_due_ms",
-        "_followed",
-        "_liveness",
-        "_me",
-        "_outbox",
-        "_peers",
-        "_replica",
-        "_roots_sent",
-        "_seq",
-        "_stirred",
-        "_synced_with",
-        "_table",
-        "_walks",
-        "copies",
-        "ready",
-        "stats",
-    )
+        "_ballots", "_config", "_due_ms", "_followed", "_liveness", "_me", "_outbox", "_peers",
+        "_replica", "_roots_sent", "_seq", "_stirred", "_synced_with", "_table", "_walks", "copies",
+        "ready", "stats",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -223,7 +209,7 @@ class Exchange:
         for peer, copies in self.copies.questions(now_ms).items():
             self._seq += 1
             self.copies.asked(self._seq, peer, copies, now_ms + WALK_TIMEOUT_MS)
-            self._put_roots(self._seq, peer, [copy.arc for copy in copies])
+            self._put_roots(self._seq, peer, [copy.arc for copy in copies], True)
         for walk in self.copies.walks(now_ms):
             self._send_page(walk, now_ms)
         for copy in self.copies.whole():
@@ -308,12 +294,12 @@ class Exchange:
         for old in [old for old, sent in self._roots_sent.items() if sent[0] == name]:
             del self._roots_sent[old]
         self._roots_sent[req] = (name, arcs, at_once)
-        self._put_roots(req, name, arcs)
+        self._put_roots(req, name, arcs, False)
 
-    def _put_roots(self, req: int, name: str, arcs: list[int]) -> None:
+    def _put_roots(self, req: int, name: str, arcs: list[int], new: bool) -> None:
         roots, synced_with = self._replica.roots, self._synced_with
         asked = [
-            [arc, roots.get(arc, 0), 1] if arc in synced_with else [arc, roots.get(arc, 0)]
+            [arc, roots.get(arc, 0), 1] if new or arc in synced_with else [arc, roots.get(arc, 0)]
             for arc in arcs
         ]
         self._outbox.append((name, (ROOTS, req, self._config.background_timeout_ms, asked)))
@@ -350,10 +336,12 @@ class Exchange:
         try:
             differing = [row[0] for row in theirs if mine.get(row[0], 0) != row[1]]
             unsynced = [row[0] for row in theirs if not self._is_evidence(row[0])]
-            ballots = [self._ballot(row[0]) for row in theirs if len(row) > 2]
+            new = [row[0] for row in theirs if len(row) > 2]
+            ballots = [self._ballot(arc) for arc in new]
         except (TypeError, ValueError, IndexError):
             raise Malformed("ROOTS is a list of [arc, root]") from None
-        self._outbox.append((sender, (ROOTS_ARE, req, differing, unsynced, ballots)))
+        dead = [[arc, told] for arc, told in self._replica.ids_of(new).items()]
+        self._outbox.append((sender, (ROOTS_ARE, req, differing, unsynced, ballots, dead)))
 
     def _is_evidence(self, arc: int) -> bool:
         return self._replica.synced(arc) and arc not in self._synced_with
@@ -362,7 +350,7 @@ class Exchange:
         return [arc, *self._table.registers[arc][:2], *self._ballots.held(arc)]
 
     def on_roots_are(self, sender: str, message: Message, born_ms: int) -> None:
-        _, req, differing, unsynced, ballots = message
+        _, req, differing, unsynced, ballots, dead = message
         differ = {arc: None for arc in differing if type(arc) is int}
         doubted = {arc: None for arc in unsynced if type(arc) is int}
         copies = self.copies.answered(req, sender)
@@ -370,6 +358,7 @@ class Exchange:
             equal, evidence = copy.arc not in differ, copy.arc not in doubted
             self.copies.found(copy, sender, equal, evidence, born_ms)
             self._stirred = True
+        self._remember(dead)
         name, arcs, at_once = self._roots_sent.pop(req, ("", [], False))
         peer = self._peers.get(sender)
         if name != sender or peer is None:
@@ -395,6 +384,22 @@ class Exchange:
                 fresh = True
         if fresh and len(arcs) == len(peer.arcs):
             peer.confirm_due_ms = born_ms + CONFIRM_MS
+
+    def _remember(self, dead: list[Any]) -> None:
+        """Take over the ids of superseded puts.
+
+        Else a retry of such a put, coming to owners that are all new, is found nowhere, and minted
+        again beside what replaced it (D5).
+        """
+        for row in dead:
+            if type(row) is not list or list(map(type, row)) != [int, list]:
+                raise Malformed("ids are [arc, [put id, ...]]")
+            arc, told = row
+            if arc in self.copies.of or arc in self._synced_with:
+                for put_id in told[:TOLD_MAX]:
+                    if type(put_id) is not bytes or len(put_id) != PUT_ID_BYTES:
+                        raise Malformed("put ids have 16 bytes")
+                    self._replica.remember(put_id, arc)
 
     def _learn(self, sender: str, ballots: list[Any]) -> dict[int, None]:
         """Take over the sender's promises about arcs that are not synced here.

@@ -196,10 +196,11 @@ class Fanout:
         op.used[me] = None
         missing = []
         homes = op.homes
+        kept = len(homes) > 1 or me not in op.owners
         doubts = requests.liveness.doubts
         message = self._message(op, "")
         for name in op.owners:
-            if name == me or homes.get(name) == name:
+            if name == me or (kept and homes.get(name) == name):
                 continue
             op.uncovered[name] = None
             if not doubts or requests.liveness.usable(name):
@@ -208,7 +209,7 @@ class Fanout:
                 requests.outbox.append((name, message))
             else:
                 missing.append(name)
-        if len(homes) > 1 or me not in op.owners:
+        if kept:
             for name in homes:  # a stand-in, or this node, keeps it for them
                 op.uncovered.pop(name, None)
             missing = [name for name in missing if name in op.uncovered]
@@ -389,7 +390,7 @@ class Fanout:
 
     def progress(self, op: Put) -> None:
         """Answer at W, and leave once everybody is covered."""
-        if not op.done and len(op.acked) >= op.w and self.met(op):
+        if not op.done and len(op.acked) >= op.w and (not (op.sets or op.pw) or self.met(op)):
             self._answer(op)
         self._finish(op)
 

@@ -11,9 +11,9 @@ somebody who knows better, or less, brings both level.
       b, c -> a    REFUSED 1        a adopts it
       a -> b, c, d REPLICATE 1      and now W of cur and W of next count
 
-Phases that follow on each other have quorums in common, phases two apart have not. Why refusing
-requests from *above* as well: what a node acknowledges at phase 2 it must also count as phase 2
-when it is asked whether everybody knows, and it can only do that once it knows itself.
+Phases that follow on each other have quorums in common, phases two apart have not. Requests from
+above are refused as well: a replica that served phase 2 while it stands at phase 0 would serve a
+coordinator of phase 0 next, and both would succeed.
 
 Invariants
   F1  A node never counts, stores or shows anything under another (ver, phase) than the asker's.

@@ -25,17 +25,19 @@ Invariants
       repair" mark, so that the arc is compared with its home at the next exchange.
   H3  A stand-in acts for one named absent owner, so every hint knows its home (Dynamo §4.6).
   H4  What is owed is found on disk at start: nothing depends on the process that took it.
-  H5  A hint whose home does not own its arc any more, or is out of the ring for good, becomes owed
-      to all that own it. (History: a put was acknowledged by a, and by d for c. Then e replaced c,
-      and copied the arc from owners of which a was none. The hint at d was for c, who was not
-      coming back: fallback data that nobody handed off, riak_core#154. Other stores drop such hints
-      with their target, or cannot shut down for them, CASSANDRA-21217.)
+  H5  A hint whose home does not own its arc any more becomes owed to all that own it, and not
+      before. (History: a put was acknowledged by a, and by d for c. Then e replaced c, and copied
+      the arc from owners of which a was none. The hint at d was for c, who was not coming back:
+      fallback data that nobody handed off, riak_core#154. Other stores drop such hints with their
+      target, or cannot shut down for them, CASSANDRA-21217.)
 
-A hint for a home that is merely DOWN stays what it is. A node that re-routes and owns the arc
-itself takes the object into its own row, through the write door. One that does not belong to the
-ring takes all its hints into rows of its own, whoever owns them: nobody would listen to a hint of
-its, and its rows it may still offer (see `orphans`). History: a join was aborted; the newcomer, out
-again but not for good, sent the hints of its few moments as an owner for ever.
+A hint for a home that is merely DOWN stays what it is, and so does one for a home that was removed,
+as long as the register names it: it is one of the W copies, and waits for the owner that comes in
+its place. A node that re-routes and owns the arc itself takes the object into its own row, through
+the write door. One that does not belong to the ring takes all its hints into rows of its own,
+whoever owns them: nobody would listen to a hint of its, and its rows it may still offer (see
+`orphans`). History: a join was aborted; the newcomer, out again but not for good, sent the hints of
+its few moments as an owner for ever.
 
 Delivery is by window (`hint_batch` on the wire per home), so its rate follows the home's answers
 and never floods a node that just came back.

@@ -58,7 +58,8 @@ CONFLICT = 18  # req context values; an auto put met values that its client has 
 FAILED = 19  # req code text required received acked silent maybe_applied retry_after_ms
 RING_IS = 20  # req cluster version n partitions r w members owners limits
 STATUS_IS = 21  # req json
-SCAN_IS = 22  # req keys upto synced; upto: where to continue, b"" when the arc is done
+SCAN_IS = 22  # req keys upto stamp; upto: where to go on, b"" when the arc is done. stamp: 0 if the
+#              list does not count, else (ver * 4 + phase) * 256 + owners of the arc's register
 CHANGED = 23  # req ok json; what became of it, or why nothing did
 
 # --- peer -> peer ------------------------------------------------------------------------------
@@ -73,9 +74,11 @@ FORWARD = 39  # req message ver phase
 FORWARDED = 40  # req message
 PING = 41  # seq
 PONG = 42  # seq
-ROOTS = 43  # req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks for its ballots
-# req differing: [arc, ...] unsynced: [arc, ...] of those asked
+# req timeout_ms roots: [[arc, root], ...]; a third item, 1, asks for what a new owner has to know
+ROOTS = 43
+# req differing: [arc, ...] unsynced: [arc, ...] of those asked, and of those with a third item
 # ballots: [[arc, ver, phase, promised, about, ballot, kill], ...], see `ballots`
+# dead: [[arc, [put id, ...]], ...], of puts that are superseded
 ROOTS_ARE = 44
 KEYS = 45  # req timeout_ms arc start end rows: [[storage_key, digest], ...]
 KEYS_ARE = 46  # req want: [storage_key, ...] objs: [[storage_key, obj], ...] upto
@@ -122,7 +125,7 @@ SHAPES: dict[int, tuple[type, ...]] = {
     PING: (N, N),
     PONG: (N, N),
     ROOTS: (N, N, N, L),
-    ROOTS_ARE: (N, N, L, L, L),
+    ROOTS_ARE: (N, N, L, L, L, L),
     KEYS: (N, N, N, N, B, B, L),
     KEYS_ARE: (N, N, L, L, B),
     GOSSIP: (N, L, N, N),

@@ -181,8 +181,8 @@ class Moves:
             self._watch_ms = now_ms + WATCH_MS
             for arc in list(self._watched):
                 self._review(arc)
-        for arc in list(done):
-            self.driver.copied(arc)
+        for copy in list(done.values()):
+            self.driver.copied(copy)
         done.clear()
         for move in [move for move in self.driver.active.values() if now_ms >= move.due_ms]:
             self.driver.overdue(move)
@@ -220,8 +220,8 @@ class Moves:
         due = self._watch_ms if self._watched else 1 << 62
         for move in self.driver.active.values():
             due = min(due, move.due_ms)
-            if move.task.what != "switch" and self.driver.waiting:
-                due = min(due, max(now_ms + 1, move.progress_ms + STALLED_MS))
+            if self.driver.waiting and move.progress_ms + STALLED_MS > now_ms:
+                due = min(due, move.progress_ms + STALLED_MS)
         for move in self.driver.waiting.values():
             if move.due_ms > now_ms:
                 due = min(due, move.due_ms)
@@ -256,8 +256,8 @@ class Moves:
             "from": [name for name in register.cur if name not in wanted],
             "to": gainer,
             "phase": register.phase,
-            "rows": copy.rows if copy is not None else 0,
-            "bytes": copy.bytes if copy is not None else 0,
+            "rows": copy.rows if copy is not None else move.rows,
+            "bytes": copy.bytes if copy is not None else move.bytes,
             "since_ms": self.now_ms - move.began_ms,
             "why": self._why(move, copy, others),
             "retry_ms": max(0, move.due_ms - self.now_ms) if move.stage != "copy" else 0,

@@ -283,8 +283,9 @@ class Node:
         self._run_due(now_ms)
         sync = False
         for part in self._durable:
-            sync |= part.durable_due
-            part.durable_due = False
+            if part.durable_due:
+                part.durable_due = False
+                sync = True
         self._store.commit(sync=sync)  # N1
         outbox = self._outbox[:]
         self._outbox.clear()

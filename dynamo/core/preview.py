@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from dynamo.core.ballots import movers
 from dynamo.core.config import Config, quorum
 from dynamo.core.items import FORCED, LEFT, REMOVED, STATUS_NAMES
 from dynamo.core.liveness import DOWN, UP
@@ -120,13 +121,18 @@ class Preview:
     # --- what may go wrong ------------------------------------------------------------------------
 
     def needed(self, owners: Owners) -> int:
-        """How many owners a read or a write needs, whichever needs more, and a change with them."""
+        """How many owners a read or a write needs, whichever needs more."""
         size, config = len(owners), self._config
         return max(min(level or quorum(config.n), size) for level in (config.r, config.w))
 
     def usable(self, owners: Owners) -> list[str]:
         """Those of them on which a request can count now."""
-        return [n for n in owners if not self._roster.gone(n) and self._state(n) != DOWN]
+        return [n for n in owners if not self._is_gone(n) and self._state(n) != DOWN]
+
+    def _is_gone(self, name: str) -> bool:
+        """Whether it is out for good once this is committed; it may be merely SUSPECT by now."""
+        wish = self._decision.wishes.get(name)
+        return self._roster.gone(name) or (wish is not None and wish.status == REMOVED)
 
     def _moving(self) -> list[tuple[int, tuple[Owners, Owners]]]:
         decision = self._decision
@@ -172,7 +178,8 @@ class Preview:
         if short:
             found.append(
                 f"{_arcs(short)} {_have(short)} fewer owners in reach than a change needs: "
-                f"there it waits until they are back, or are given up with --force"
+                f"there it waits until those that are down are back, and those that are removed "
+                f"are given up with --force"
             )
         return found
 
@@ -180,8 +187,8 @@ class Preview:
         """Arcs that cannot move as things are; copies that were given up ask for nothing."""
         count = 0
         for _, (now, _) in self._moving():
-            kept = [name for name in now if not self._given_up(name)]
-            count += min(len(kept), self.needed(now)) > len(self.usable(now))
+            needed = movers(self._config, now, self._given_up)
+            count += needed > sum(not self._given_up(name) for name in self.usable(now))
         return count
 
     def _given_up(self, name: str) -> bool:

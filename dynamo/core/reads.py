@@ -131,12 +131,17 @@ class Reads:
         requests = self.requests
         config = requests.config
         skey = ring.storage_key(key, requests.table.partitions)
-        register = requests.aim(skey)
-        owners = register.readers
+        arc = skey[0] << 8 | skey[1]
+        register = requests.table.registers[arc]
+        if not register.ver:
+            raise requests.unheard()
+        owners = requests.table.owners(arc)
         op = Get(client, creq, key, skey, register, owners, deadline_ms, flags, 0)
         op.reads = self
         op.levels = (r, pr)
-        count = max(len(register.cur), len(register.next))
+        count = len(register.cur)
+        if register.next:
+            count = max(count, len(register.next))
         op.r = requests.level(r, config.r, count, "r")
         op.pr = requests.level(pr, config.r, count, "pr") if pr else 0
         if register.next:
@@ -249,11 +254,16 @@ class Reads:
                 raise unavailable(f"pr={op.pr}", op.pr, len(up), up)
         op.started_ms = requests.now_ms
         op.patience_ms = requests.config.replica_timeout_ms
-        if counted >= op.r and counted >= op.pr:
+        # A stand-in counts toward R and not toward PR. History: the only owner of a key was cut off
+        # and not yet DOWN, and a hint alone answered a strict read.
+        strictly = sum(name in op.owners for name in op.acked)
+        if counted >= op.r and strictly >= op.pr:
             self._complete(op)
             return
+        if op.pr:
+            op.left.sort(key=lambda name: name not in op.owners)
         requests.enter(op, requests.now_ms + self._hedge_ms())
-        for _ in range(max(op.r, op.pr) - counted):
+        for _ in range(max(op.r - counted, op.pr - strictly)):
             self.ask(op, op.left.pop(0))
 
     def _hedge_ms(self) -> int:

@@ -36,6 +36,7 @@ import random
 from collections import OrderedDict
 from collections.abc import Iterable
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
 import mmh3
@@ -46,7 +47,10 @@ from dynamo.core.config import Config
 from dynamo.core.spaces import IDS, META, OBJECTS, QUARANTINE
 
 CHECK_BYTES = 8
-HINT_ARC = 1 << 16  # stands for the hint space where an arc is asked for
+FORGET_LATE_MS = 250  # so that a node that does nothing else wakes for many ids at once
+ARC_BITS = 16
+TOLD_MAX = 50_000  # of the ids remembered, the latest ones are looked through for a new owner
+HINT_ARC = 1 << ARC_BITS  # stands for the hint space where an arc is asked for
 
 # What a mint gives: the new clock, its bytes, the dot (actor, n), and the put ids it superseded.
 Minted = tuple[dvv.Clock, bytes, bytes, int, list[bytes]]
@@ -109,8 +113,9 @@ class Replica:
         self.roots: dict[int, int] = {}
         self.keys = 0
         self._sum_roots()
-        # put id -> when it may be forgotten; insertion order is expiry order. (Ordered because the
-        # first of a plain dict is found by walking over all that were deleted before it.)
+        # put id -> when it may be forgotten, above ARC_BITS bits of its arc; insertion order is
+        # expiry order. (Ordered because the first of a plain dict is found by walking over all that
+        # were deleted before it.)
         self.dead: OrderedDict[bytes, int] = OrderedDict()
         self._hold_ids_ms = 0  # until then no id is forgotten for its age
         self._forget_due_ms = 0  # before it, none is old enough
@@ -157,8 +162,8 @@ class Replica:
     def load_ids(self, now_ms: int) -> None:
         """Take up the put ids that an earlier run remembered, for another full term."""
         due = now_ms + self._config.id_memory_ms
-        for put_id, _ in self._store.scan(IDS):
-            self.dead[put_id] = due
+        for put_id, arc in self._store.scan(IDS):
+            self.dead[put_id] = due << ARC_BITS | int.from_bytes(arc, "big")
 
     def prefix(self, arc: int) -> bytes:
         """The 6 bytes that mark this store's own actors on an arc, until they are retired."""
@@ -342,7 +347,7 @@ class Replica:
         held = old[CHECK_BYTES:]
         if held == obj:
             for put_id in dead:
-                self.remember(put_id)
+                self.remember(put_id, arc)
             return obj, 0
         theirs = dvv.decode(obj)
         mine = dvv.decode(held)
@@ -352,7 +357,7 @@ class Replica:
                 self.stats["dots_used_twice"] += 1
                 return held, seen
         for put_id in dead:
-            self.remember(put_id)
+            self.remember(put_id, arc)
         merged = dvv.merge(mine, theirs)
         if not self.notice_amnesia(arc, mine, theirs):
             merged, _ = self.settle(skey, mine, merged)
@@ -398,7 +403,7 @@ class Replica:
         """
         gone = dvv.lost_ids(mine, merged) if mine else []
         for put_id in gone:
-            self.remember(put_id)
+            self.remember(put_id, skey[0] << 8 | skey[1])
         if self.dead and merged and (len(merged) > 1 or len(merged[0][2]) > 1):
             merged = self._shed(skey, merged, dvv.ids_of(merged))
         return merged, gone
@@ -441,11 +446,20 @@ class Replica:
     def begin_step(self, now_ms: int) -> None:
         self._now = now_ms
 
-    def remember(self, put_id: bytes) -> None:
+    def remember(self, put_id: bytes, arc: int) -> None:
         """Keep the id of a superseded put, durably, for twice the longest deadline."""
         if put_id not in self.dead:
-            self.dead[put_id] = self._now + self._config.id_memory_ms
-            self._store.put(IDS, put_id, b"")
+            self.dead[put_id] = self._now + self._config.id_memory_ms << ARC_BITS | arc
+            self._store.put(IDS, put_id, arc.to_bytes(2, "big"))
+
+    def ids_of(self, arcs: Iterable[int]) -> dict[int, list[bytes]]:
+        """Of each arc the ids that an owner new to it has to know, those that have any."""
+        found: dict[int, list[bytes]] = {arc: [] for arc in arcs}
+        for put_id, due in islice(reversed(self.dead.items()), TOLD_MAX) if found else ():
+            told = found.get(due & (1 << ARC_BITS) - 1)
+            if told is not None:
+                told.append(put_id)
+        return {arc: told for arc, told in found.items() if told}
 
     def revive(self, put_id: bytes) -> None:
         """Take back that a put was superseded: it was lost to a dot used twice."""
@@ -469,15 +483,17 @@ class Replica:
             return
         self._forget_due_ms = now + self._config.id_memory_ms
         while dead:
-            put_id, due_ms = next(iter(dead.items()))
+            put_id, due = next(iter(dead.items()))
+            due_ms = due >> ARC_BITS
             if surplus <= 0 and now < max(due_ms, self._hold_ids_ms):
-                self._forget_due_ms = due_ms
+                self._forget_due_ms = max(due_ms, self._hold_ids_ms)
                 return
             surplus -= 1
             del dead[put_id]
             if self._haunts(put_id):
                 self.stats["ids_kept_for_a_row"] += 1
-                dead[put_id] = now + self._config.id_memory_ms
+                arc = due & (1 << ARC_BITS) - 1
+                dead[put_id] = now + self._config.id_memory_ms << ARC_BITS | arc
                 continue
             self._store.delete(IDS, put_id)
 
@@ -491,11 +507,11 @@ class Replica:
         return False
 
     def next_due_ms(self) -> int | None:
-        """When the oldest remembered id may be forgotten."""
+        """When to forget the oldest remembered id, and with it those that are due by then."""
         if not self.dead:
             return None
-        due_ms = next(iter(self.dead.values()))
-        return due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms
+        due_ms = next(iter(self.dead.values())) >> ARC_BITS
+        return (due_ms if due_ms > self._hold_ids_ms else self._hold_ids_ms) + FORGET_LATE_MS
 
     def check(self) -> None:
         """Assert that rows lie where they belong and that roots are their sums. Reads every row."""

@@ -220,22 +220,19 @@ class Requests:
             limit = self.config.key_bytes_max
             raise Refused(KEY_TOO_LONG, f"the key has {len(name)} bytes; at most {limit} fit")
 
-    def aim(self, skey: bytes) -> Register:
-        """The register under which a request for this key begins."""
-        register = self.table.registers[skey[0] << 8 | skey[1]]
-        if not register.ver:
-            raise Refused(NOT_READY, f"{self.me} has not heard yet who owns this key")
-        return register
+    def unheard(self) -> Refused:
+        """The refusal of a request for an arc of which this node was told nothing yet."""
+        return Refused(NOT_READY, f"{self.me} has not heard yet who owns this key")
 
     @staticmethod
     def level(asked: int, own: int, owners: int, name: str) -> int:
         """The count that a level means among `owners` replicas; `own`: the ring's, 0 a quorum."""
-        if asked < ALL:
-            raise Refused(INVALID, f"{name}={asked} is no level")
         if asked > owners:
             raise Refused(
                 INVALID, f"{name}={asked} can never be met: this ring keeps {owners} replicas"
             )
+        if asked < ALL:
+            raise Refused(INVALID, f"{name}={asked} is no level")
         return share(asked, own, owners)
 
     # --- the table ------------------------------------------------------------------------------
@@ -451,10 +448,10 @@ class Forward(Operation):
 
 def share(asked: int, own: int, owners: int) -> int:
     """The count that a level means among `owners` replicas, never more than there are."""
-    if asked == ALL:
-        return owners
     count = asked or own
-    return min(count, owners) if count > 0 else quorum(owners)
+    if count > 0:
+        return count if count < owners else owners
+    return owners if asked == ALL else quorum(owners)
 
 
 def as_fields(register: Register) -> tuple[int, int, int, list[str], list[str]]:

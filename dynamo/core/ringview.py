@@ -11,7 +11,8 @@ from collections import Counter
 from typing import Any
 
 from dynamo.core import planning
-from dynamo.core.config import Config, quorum
+from dynamo.core.ballots import movers
+from dynamo.core.config import Config
 from dynamo.core.items import STATUS_NAMES, Task
 from dynamo.core.liveness import DOWN, UP
 from dynamo.core.planning import Standing, standings, task_id
@@ -103,16 +104,22 @@ class RingView:
             return []
         silent: Counter[str] = Counter()
         few = 0
+        gone: list[str] = []
         for arc in standing.open:
             cur, goal = self._roster.table.registers[arc].cur, self._roster.goals[arc].owners
             silent.update(name for name in goal if name not in cur and self._state(name) != UP)
-            few += self._too_few(cur)
+            if self._too_few(cur):
+                few += 1
+                gone += [n for n in cur if self._roster.gone(n) and not self._roster.forced(n)]
         found = [
             f"{name} is {self._state(name)}: {count:,} arcs wait for it"
             for name, count in sorted(silent.items())
         ]
         if few:
-            found.append(f"in {few:,} arcs too few of the owners that have the data answer")
+            text = f"in {few:,} arcs too few of the owners that have the data answer"
+            if gone:  # nobody listens to them any more, so it does not help if they come back
+                text += f"; to give copies up: dynamo cluster remove {min(gone)} --force"
+            found.append(text)
         if not standing.open:
             found += [
                 f"{name} hands over what it still holds"
@@ -123,9 +130,7 @@ class RingView:
     def _too_few(self, cur: tuple[str, ...]) -> bool:
         electors = [name for name in cur if not self._roster.forced(name)]
         usable = [n for n in electors if not self._roster.gone(n) and self._state(n) != DOWN]
-        levels = (self._config.r, self._config.w)
-        needed = max(min(level or quorum(self._config.n), len(cur)) for level in levels)
-        return len(usable) < min(len(electors), needed)
+        return len(usable) < movers(self._config, cur, self._roster.forced)
 
 
 def _sentence(entry: tuple[str, ...]) -> str:

@@ -131,7 +131,7 @@ class Scanning:
             if limit <= 0 or size >= PAGE_BYTES or answer >= ANSWER_BYTES:
                 upto = skey
                 break
-        return examined, size, (SCAN_IS, req, keys, upto, int(self._counts(arc)))
+        return examined, size, (SCAN_IS, req, keys, upto, self._stamp(arc))
 
     def _rows(self, start: bytes, end: bytes, limit: int) -> Iterator[Row]:
         """Object rows and hint rows in one order, read as they are asked for."""
@@ -152,9 +152,17 @@ class Scanning:
             obj = self._requests.replica.obj(skey)  # which sets it aside
         return bool(obj) and bool(self._requests.shown(dvv.decode(obj)))
 
-    def _counts(self, arc: int) -> bool:
+    def _stamp(self, arc: int) -> int:
+        """Which register a list counts under, and among how many owners; 0 if it does not count.
+
+        Owners of different registers must not be added up: one that has not heard of a move may
+        lack what the others have acknowledged since (F1).
+        """
         requests = self._requests
-        return requests.me in requests.table.owners(arc) and requests.replica.synced(arc)
+        register = requests.table.registers[arc]
+        if requests.me not in register.readers or not requests.replica.synced(arc):
+            return 0
+        return (register.ver << 2 | register.phase) << 8 | len(register.readers)
 
 
 def _storage_key(row: Row) -> bytes:

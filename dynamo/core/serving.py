@@ -77,7 +77,7 @@ class Serving:
         elif home:
             if self.handoff.take(skey, home, obj, bool(needed), requests.wall_ms, dead):
                 for put_id in dead:
-                    requests.replica.remember(put_id)
+                    requests.replica.remember(put_id, arc)
             else:
                 status = HINT_REFUSED
         elif requests.me not in requests.table.writers(arc):

@@ -178,7 +178,8 @@ def _check_known(name: str, roster: Roster) -> None:
         raise Refusal(f"nothing was ever heard of {name!r}; did you mean {close[0]}?")
     shown = ", ".join(list(known)[:NAMES_SHOWN]) + ("..." if len(known) > NAMES_SHOWN else "")
     raise Refusal(
-        f"nothing was ever heard of {name!r}; known are {shown}",
+        f"nothing was ever heard of {name!r}; known are {shown}. If it runs, the logs of nodes "
+        "that are known say what keeps it apart",
         "dynamo node start --join HOST:PORT",
     )
 

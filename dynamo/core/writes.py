@@ -84,7 +84,9 @@ class Writes:
         requests = self.requests
         key = message[3]
         skey = ring.storage_key(key, requests.table.partitions)
-        register = requests.aim(skey)
+        register = requests.table.registers[skey[0] << 8 | skey[1]]
+        if not register.ver:
+            raise requests.unheard()
         message = self._doubt_if_late(message, deadline_ms)
         op = self._operation(client, message, deadline_ms, skey, register)
         if requests.me in op.owners:
@@ -134,7 +136,7 @@ class Writes:
             raise Refused(
                 DISK_FULL, f"{requests.me} is short of disk space; reads and deletes still work"
             )
-        owners = requests.table.writers(skey[0] << 8 | skey[1])
+        owners = register.cur  # of one that does not move; else `aim` knows better
         op = Put(client, creq, key, skey, register, owners, deadline_ms, flags, len(payload))
         op.fanout = self.fanout
         op.mode = mode
@@ -143,7 +145,9 @@ class Writes:
         except Malformed as error:
             raise Refused(BAD_CONTEXT, str(error)) from None
         op.levels = (w, pw)
-        count = max(len(register.cur), len(register.next))
+        count = len(register.cur)
+        if register.next:
+            count = max(count, len(register.next))
         op.w = requests.level(w, config.w, count, "w")
         op.pw = requests.level(pw, config.w, count, "pw") if pw else 0
         if register.next:
@@ -179,13 +183,14 @@ class Writes:
         synced: what is missing here would pass for "no value", and a plain overwrite be a sibling.
         """
         requests = self.requests
-        known = self._knows(op)
         requests.enter(op, requests.now_ms + requests.config.replica_timeout_ms)
-        if attempt > 0 or (op.mode == AUTO and not known):
-            others = [name for name in op.register.readers if name != requests.me]
-            if self._ask(op, requests.liveness.in_order(others), known):
-                return
-        self.apply(op)
+        if attempt > 0 or op.mode == AUTO:
+            known = self._knows(op)
+            if attempt > 0 or not known:
+                others = [name for name in op.register.readers if name != requests.me]
+                if self._ask(op, requests.liveness.in_order(others), known):
+                    return
+        self._apply(op)
 
     def _knows(self, op: Put) -> bool:
         """Whether this node's own silence about the put is evidence, as in a read (R4, X1)."""
@@ -236,7 +241,7 @@ class Writes:
         if known and not self._holds(op):
             # It was applied and superseded. Believe it. History: only the row that came with the
             # answer was looked at; the put was minted again, over the value that had replaced it.
-            self.requests.replica.remember(op.value[0])
+            self.requests.replica.remember(op.value[0], op.arc)
         if known:
             self.requests.stats["ids_found"] += 1
         op.asking = 0 if known else op.asking - 1
@@ -247,12 +252,16 @@ class Writes:
     # --- the mint ---------------------------------------------------------------
 
     def apply(self, op: Put) -> None:
+        """Mint what has asked for its id, under the register that holds now."""
+        if op.register is not self.requests.table.registers[op.arc]:
+            # The arc has moved on while the put was asking. Its own copy is one of this phase.
+            self.fanout.aim(op)
+        self._apply(op)
+
+    def _apply(self, op: Put) -> None:
         """Mint, store and replicate; or refuse, having done nothing."""
         requests = self.requests
         try:
-            if op.register is not requests.table.registers[op.arc]:
-                # The arc has moved on while the put was asking. Its own copy is one of this phase.
-                self.fanout.aim(op)
             if requests.me in op.owners:
                 self._mint(op)
             else:

@@ -58,7 +58,8 @@ class Report:
 
     def story(self) -> str:
         """What a person needs to see of a failure."""
-        lines = [self.draw.story(), f"  digest {self.digest}, ops {self.ops}"]
+        digest = f"digest {self.digest}, " if self.digest else ""
+        lines = [self.draw.story(), f"  {digest}ops {self.ops}"]
         lines += [f"  {violation}" for violation in self.violations[:12]]
         key = next((violation.key for violation in self.violations if violation.key), b"")
         if key and not self.world.log:
@@ -70,8 +71,8 @@ class Report:
         return "\n".join(lines)
 
 
-def run(what: int | Draw, *, logging: bool = False) -> Report:
-    """Run one seed, or a draw, to its verdict."""
+def run(what: int | Draw, *, logging: bool = False, tracing: bool = True) -> Report:
+    """Run one seed, or a draw, to its verdict. `tracing`: somebody wants the digest."""
     drawn = draw(what) if isinstance(what, int) else what
     seed = drawn.seed
     oracle = Oracle(drawn.cuts)
@@ -81,7 +82,7 @@ def run(what: int | Draw, *, logging: bool = False) -> Report:
         notice_lost=drawn.notice_lost, work_ms=drawn.work_ms, durability=drawn.durability,
         interval_ms=drawn.interval_ms, drift=drawn.drift, zones=drawn.zones,
     )  # fmt: skip
-    world.logging = logging
+    world.logging, world.tracing = logging, tracing
     rested_ms = -1
     clients: list[Client] = []
     with Forced(world, drawn.forced) as forced:

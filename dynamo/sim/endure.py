@@ -26,6 +26,7 @@ from dynamo.sim.acts import choose
 from dynamo.sim.history import FAIL, INFO
 from dynamo.sim.network import across, one_way
 from dynamo.sim.profiles import Draw
+from dynamo.sim.reach import UNDERSTOOD_MS
 from dynamo.sim.rest import scrub, unsettled
 from dynamo.sim.workload import Client, Habit
 from dynamo.sim.world import World
@@ -130,7 +131,10 @@ class Endure:
 
     def serve(self) -> None:
         """Every node of the core must answer."""
-        world, until_ms = self._world, self._world.now_ms + SERVE_MS
+        world = self._world
+        # Frames of a host whose clock stood still look old until that is understood.
+        world.run_until(max(world.now_ms, world.thawed_ms + UNDERSTOOD_MS))
+        until_ms = world.now_ms + SERVE_MS
         keys = max((habit.keys for habit in self._drawn.habits if habit is not None), default=1)
         askers = []
         for name in self.core:

@@ -52,7 +52,7 @@ def perform(job: Job) -> Outcome:
     """Run a job in this process."""
     began_s = time.process_time()
     with ENTRIES[job.plant].planted() if job.plant else contextlib.nullcontext():
-        report = run(job.drawn())
+        report = run(job.drawn(), tracing=job.digest or job.twice)
         cpu_s = time.process_time() - began_s
         failed = bool(report.violations)
         return Outcome(

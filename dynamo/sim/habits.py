@@ -56,6 +56,7 @@ class Habit:
     acts: int = 0  # it does so many things and stops; 0: it goes on to the end
     lanes: int = 1  # things it does at once, at most
     pace_ms: int = 0  # it begins an operation so often, however long each takes; 0: when it can
+    together: int = 1  # ... and so many of them at one moment, then waiting as much longer
     mixed: bool = False  # each operation has levels of its own
     hot: float = 0.0  # share of operations that go to the first shared key
     large: float = 0.0  # share of values of several kilobytes
@@ -77,12 +78,13 @@ def habits(
     keys = rng.choice((1, 2, 4, 8) if crowded else (2, 4, 8, 16))
     count = rng.choice((2, 3, 4, 6) if crowded else (4, 5, 7))
     hot = rng.choice((0.0, 0.0, 0.5))
-    large = rng.choice((0.0, 0.0, 0.02, 0.1))
+    large = rng.choice((0.0, 0.0, 0.02, 0.1) if crowded else (0.0, 0.0, 0.01, 0.03))
     mortal = rng.choice((0.0, 0.0, 0.0, 0.1))
     durable = rng.choice((0.0, 0.3, 1.0))
+    together = 1 if crowded else rng.choice((1, 5, 10))
     found = []
     for _ in range(count):
-        weights = _weights(rng, exact)
+        weights = _weights(rng, exact, crowded)
         pace_ms = 0
         if not crowded:
             pace_ms = 1_000 * count // RATE
@@ -101,6 +103,7 @@ def habits(
                 levels=_levels(rng, config, copies),
                 lanes=rng.choice((1, 2)) if crowded else 32,
                 pace_ms=pace_ms,
+                together=together,
                 mixed=rng.random() < 0.15,
                 hot=hot,
                 large=large,
@@ -116,9 +119,9 @@ def habits(
     return (*found, loner)
 
 
-def _weights(rng: random.Random, exact: bool) -> dict[str, int]:
+def _weights(rng: random.Random, exact: bool, crowded: bool) -> dict[str, int]:
     weights = {
-        "read": rng.choice((1, 1, 3)),
+        "read": rng.choice((1, 1, 3) if crowded else (2, 4, 6)),
         "modify": rng.choice((0, 2, 4)),
         "blind": rng.choice((0, 0, 1, 2)),
         "auto": 0 if exact else rng.choice((0, 1, 3)),

@@ -28,6 +28,7 @@ class Job:
     draw: Draw | None = None
     story: bool = True  # tell what happened if it fails; costs a second run
     twice: bool = False  # run it in two processes, and compare
+    digest: bool = True  # of all that happened; a campaign only wants it of those it compares
 
     def drawn(self) -> Draw:
         return PROFILES[self.profile](self.seed) if self.draw is None else self.draw

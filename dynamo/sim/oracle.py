@@ -22,8 +22,8 @@ By the numbers under which violations are reported:
                 delete acknowledged before it covers; no row brings back what it has let go
   I4   whole    values shown together are concurrent, and none twice; a key's only writer, reading
                 strictly, meets none of its acknowledged writes but the last
-  I5   part     within a bound from the knobs: owners hold equal bytes, others nothing, roots are
-                equal, all nodes answer alike. Not yet: registers and membership, which are fixed
+  I5   whole    within a bound from the knobs: owners hold equal bytes, others nothing, roots are
+                equal, all nodes answer alike, of the ring as well
   I6   part     strict reads show what strict writes acknowledged before them, or what covers it,
                 and nothing covered; through one coordinator that did not restart, a session's
                 reads never fall behind what it has read and written; a scan misses no key that was
@@ -34,9 +34,10 @@ By the numbers under which violations are reported:
                 missing. Not yet: convergent sets and maps
   I9   whole    no hint is erased before its home holds what it says; created is delivered and
                 pending at all times; none is left at rest
-  I10  part     the owners of an arc are distinct and the table is the same everywhere
-                (`Table.check`). Not yet: changes of the ring
-  I11  part     the start counter of a store rises with every start. Not yet: membership
+  I10  whole    the owners of an arc are distinct, registers only rise, versions that switched form
+                one chain per arc (`ringjudge`), and at rest the table is the same everywhere
+  I11  part     who is gone stays gone and owns nothing at rest, incarnations rise; the start
+                counter of a store rises with every start. Not yet: start counters among peers
   I12  whole    an acknowledged put is on W disks when its client is told, synced where it asked
   I13  whole    an operation ends by its deadline, and succeeds where enough nodes were within
                 reach for all its life (`reach`)
@@ -170,12 +171,16 @@ class Oracle:
         found = [self.writes[uid] for uid in uids if uid in self.writes]
         return bits_of(write for write in found if write.key == key)
 
-    def shown(self, key: bytes, uids: Sequence[str], now_ms: int) -> Seen:
-        """Some answer showed these values: judge them, and return what its context covers."""
+    def shown(self, key: bytes, uids: Sequence[str], now_ms: int, few: bool = False) -> Seen:
+        """Some answer showed these values: judge them, and return what its context covers.
+
+        `few`: fewer nodes than a quorum speak in it. One that was away may not know yet that a put
+        of several attempts, of which it holds the first, was superseded under another dot.
+        """
         known = [self._known(key, uid, now_ms) for uid in uids]
         writes = [write for write in known if write is not None]
         if len(writes) > 1:
-            self._judge_siblings(key, writes, now_ms)
+            self._judge_siblings(key, writes, now_ms, few)
         return bits_of(writes)
 
     def payloads(self, key: bytes, values: Iterable[tuple[int, bytes]], where: str) -> list[str]:
@@ -207,11 +212,11 @@ class Oracle:
         self._shown.setdefault(uid, now_ms)
         return write
 
-    def _judge_siblings(self, key: bytes, writes: list[Write], now_ms: int) -> None:
+    def _judge_siblings(self, key: bytes, writes: list[Write], now_ms: int, few: bool) -> None:
         bits = 0
         for write in writes:
             if bits & write.bit:
-                self._excuse_or_accuse("I4", write, f"{write} was shown twice at {now_ms}")
+                self._excuse_or_accuse("I4", write, f"{write} was shown twice at {now_ms}", few)
             bits |= write.bit
         for write in writes:
             if not bits & write.past:
@@ -220,7 +225,7 @@ class Oracle:
                 if other.bit & write.past:
                     self._excuse_or_accuse(
                         "I4", other,
-                        f"{other} was shown at {now_ms} beside {write}, which covers it",
+                        f"{other} was shown at {now_ms} beside {write}, which covers it", few,
                     )  # fmt: skip
 
     def may_return(self, uid: str) -> bool:
@@ -228,8 +233,8 @@ class Oracle:
         write = self.writes.get(uid)
         return self._cuts and write is not None and write.attempts > 1
 
-    def _excuse_or_accuse(self, number: str, write: Write, text: str) -> None:
-        if self.may_return(write.uid):
+    def _excuse_or_accuse(self, number: str, write: Write, text: str, few: bool = False) -> None:
+        if self.may_return(write.uid) or (few and write.attempts > 1):
             self.retry_siblings += 1
         else:
             self.accuse(number, write.key, text)

@@ -240,7 +240,8 @@ def membership(seed: int) -> Draw:
     return replace(
         drawn, config=config, kinds=growth.kinds(rng), steps=steps, load_ms=load_ms, singly=False,
         longest_ms=rng.choice((100, 500, 1_500)), every_ms=rng.choice((300, 1_000, 3_000)),
-        habits=habits(rng, config, nodes, rng.random() < 0.5, True), broken=(), core_ms=0,
+        habits=habits(rng, config, nodes, rng.random() < 0.5, rng.random() < 0.2),
+        work_ms=rng.choice((0, 2, 3, 4, 6)), broken=(), core_ms=0,
         durability="fsync", interval_ms=0, forced=(),
         zones=rng.choice(((), (), ("a", "b"), ("a", "b", "c"))),
     )  # fmt: skip
@@ -262,8 +263,9 @@ def _longest_ms(drawn: Draw) -> int:
 
 
 def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
-    n = rng.choice((3, 3, 3, 3, 3, 3, 1, 2, 4, 5))
-    config = _config(rng, nodes, n, profile == "default")
+    long = profile == "default"
+    n = rng.choice((*(3,) * (10 if long else 6), 1, 2, 4, 5))
+    config = _config(rng, nodes, n, long)
     durability = "interval" if rng.random() < 0.25 else "fsync"
     weather, kinds = _weather(rng), _kinds(rng, config, nodes, durability)
     singly = rng.random() < 0.15
@@ -292,7 +294,7 @@ def _drawn(seed: int, rng: random.Random, nodes: int, profile: str) -> Draw:
         split=rng.random() < (0.1 if profile == "default" else 0.3),
         notice_lost=rng.random() < 0.7,
         # A step that waits for a disk takes milliseconds, in which its inbox fills.
-        work_ms=rng.choice((0, 3, 4, 5, 6) if profile == "default" else (0, 0, 0, 1, 3)),
+        work_ms=rng.choice((0, 4, 4, 5, 5, 6, 6, 8, 8, 10) if long else (0, 0, 0, 1, 3)),
         singly=singly,
         profile=profile,
         durability=durability,
@@ -326,7 +328,7 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
     copies = min(n, nodes)
     r, w = rng.choice(((0, 0), (0, 0), (0, 0), (1, copies), (copies, 1), (1, 1)))
     # Long runs are nearer to what a ring is configured to: else half of them is small talk.
-    probe_ms = rng.choice((200, 500, 1_000, 1_000) if long else (50, 100, 300))
+    probe_ms = rng.choice((300, 1_000, 1_000, 2_000) if long else (50, 100, 300))
     probe_timeout_ms = rng.choice((20, 40))
     return Config(
         n=n,
@@ -334,16 +336,17 @@ def _config(rng: random.Random, nodes: int, n: int, long: bool) -> Config:
         w=w,
         partitions=rng.choice((4, 8, 16, 64)),
         timeout_ms_max=rng.choice((1_000, 5_000)),
-        replica_timeout_ms=rng.choice((25, 50, 100) if long else (10, 30, 80)),
-        hedge_ms_max=rng.choice((10, 30, 50) if long else (3, 10, 30)),
+        replica_timeout_ms=rng.choice((50, 100, 150) if long else (10, 30, 80)),
+        hedge_ms_max=rng.choice((30, 50, 50) if long else (3, 10, 30)),
         background_timeout_ms=rng.choice((100, 400, 1_500)),
         probe_ms=probe_ms,
         probe_timeout_ms=probe_timeout_ms,
         suspicion_ms=probe_timeout_ms + rng.choice((40, 200, 800)),
         hint_batch=rng.choice((1, 2, 64)),
-        exchange_ms=rng.choice((300, 1_000, 3_000) if long else (100, 300, 1_000, 3_000)),
+        exchange_ms=rng.choice((500, 2_000, 3_000) if long else (100, 300, 1_000, 3_000)),
         exchange_rows=rng.choice((4, 8, 64, 256) if long else (1, 2, 8, 256)),
         exchange_arcs=rng.choice((1, 4)),
+        gossip_ms=rng.choice((1_000, 3_000)) if long else 1_000,
     )
 
 

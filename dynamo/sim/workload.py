@@ -110,6 +110,7 @@ class Client(Caller):
         self.limits = list(accumulate(habit.weights.values()))
         self.pace = Pace(0, [habit.pace_ms or 1])
         self._busy = 0  # lanes under way
+        self._more = 0  # things to begin at this moment, of those that are begun together
         self._next: Callable[[Client], Lane] | None = None
         self._due: list[tuple[int, Lane | None]] = []  # sleeping lanes; None: one between actions
         self._due_ms = NEVER_MS  # the first of them
@@ -193,7 +194,13 @@ class Client(Caller):
         if self.gone or over or self._next is None:
             return None
         if habit.pace_ms:
-            self._wait(self._pace_ms())
+            if not self._more:
+                # As a page that is put together of several keys does.
+                self._more = habit.together
+                self._wait(self._pace_ms())
+            self._more -= 1
+            if self._more:
+                self._sleep(self.world.now_ms, None)
             if self._busy >= habit.lanes:
                 self.world.mark("all lanes busy")
                 return None
@@ -204,7 +211,7 @@ class Client(Caller):
     def _pace_ms(self) -> int:
         """How long to wait before the next thing, so that operations keep their pace."""
         behind = self.pace.behind(self.world.now_ms)
-        return int(self.habit.pace_ms * min(max(1 - behind, 0), 20))
+        return int(self.habit.pace_ms * min(max(self.habit.together - behind, 0), 20))
 
     def _wait(self, mean_ms: int) -> None:
         self._sleep(self.world.now_ms + 1 + int(mean_ms * 2 * self.rng.random()), None)
@@ -317,7 +324,7 @@ class Client(Caller):
         self.counts[OK] += 1
         _, _, context, values, _ = op.answer
         now_ms, key = self.world.now_ms, op.key
-        known, uids = self._learn(key, context, values, 0)
+        known, uids = self._learn(key, context, values, 0, op.answer[4])
         self.memory.read(key, began, context)
         copies = min(self.world.config.n, len(self.world.hosts))
         if levels.pr and self.level(levels.pr, 0) >= quorum(copies):
@@ -351,13 +358,15 @@ class Client(Caller):
         self._through[key] = (node, had | seen, self.world.now_ms)
 
     def _learn(
-        self, key: bytes, context: bytes, values: list[tuple[int, bytes]], more: Bits
-    ) -> tuple[Known, list[str]]:
-        """Tell the oracle what an answer showed, and keep its context beside it."""
+        self, key: bytes, context: bytes, values: list[tuple[int, bytes]], more: Bits,
+        nodes: Sequence[str],
+    ) -> tuple[Known, list[str]]:  # fmt: skip
+        """Tell the oracle what an answer of these nodes showed, and keep its context beside it."""
         uids = self.oracle.payloads(key, values, f"to {self.name} at {self.world.now_ms}")
         if len(uids) > 1:
             self.world.mark("siblings seen" if len(uids) < 4 else "four siblings or more seen")
-        seen = self.oracle.shown(key, uids, self.world.now_ms) | more
+        few = len(nodes) < quorum(min(self.world.config.n, len(self.world.hosts)))
+        seen = self.oracle.shown(key, uids, self.world.now_ms, few) | more
         seen |= self._seen.get((key, context), 0)
         self._seen[key, context] = seen
         known = Known(context, seen, [payload for _, payload in values])
@@ -458,13 +467,13 @@ class Client(Caller):
             return Put(write, status, False, None)
         if conflict:
             self.world.mark("auto put refused")
-            known, _ = self._learn(op.key, answer[2], answer[3], 0)
+            known, _ = self._learn(op.key, answer[2], answer[3], 0, ())
             return Put(write, status, True, known)
         return Put(write, status, False, self._acknowledged(op, answer, write, began))
 
     def _acknowledged(self, op: Op, answer: Message, write: Write, began: int) -> Known:
-        _, _, context, values, _, stand_ins = answer
-        known, uids = self._learn(op.key, context, values, write.bit | write.past)
+        _, _, context, values, acked, stand_ins = answer
+        known, uids = self._learn(op.key, context, values, write.bit | write.past, acked)
         self.memory.put(op.key, began, context, values or None)
         self._note_through(op.key, op.coordinator, known.seen)
         if stand_ins:

@@ -11,7 +11,8 @@ shell around them: frames, clocks, disks, and death.
 A step can be cut short before its commit, after it, or while sending (see `machine`). Disks survive
 the death of their process; only `wipe` loses one, and `take_back` loses what it last took.
 
-Everything that happens goes into `digest`: the same seed gives the same one in every process.
+Everything that happens goes into `digest`: the same seed gives the same one in every process. Where
+nobody compares it, `tracing` is off.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ from dynamo.sim.acks import Acks
 from dynamo.sim.agenda import Agenda
 from dynamo.sim.census import CLUSTER, Census
 from dynamo.sim.endpoint import Endpoint
-from dynamo.sim.judge import Watched
 from dynamo.sim.judges import JUDGES, Broken, note_broken
+from dynamo.sim.losses import Losses
 from dynamo.sim.machine import (
     AFTER_COMMIT,
     BEFORE_COMMIT,
@@ -39,7 +40,6 @@ from dynamo.sim.machine import (
     Disk,
     Host,
     PowerCut,
-    Snapshot,
 )
 from dynamo.sim.network import Delivery, Frame, Network
 from dynamo.sim.oracle import Oracle
@@ -52,7 +52,7 @@ WALL_ORIGIN_MS = 1_600_000_000_000
 CHECK_EVERY = 8  # steps; what a table holds too much it still holds a few steps later
 
 
-class World(Watched):
+class World(Losses):
     """Hosts, clients and network under one virtual clock."""
 
     def __init__(
@@ -86,6 +86,7 @@ class World(Watched):
         self.marks: dict[str, int] = {}
         self.log: list[tuple[Any, ...]] = []
         self.logging = False
+        self.tracing = True
         self.changed_ms = 0  # when what works, or who reaches whom, last changed
         self._acks = Acks(self)
         self.watch_put = self._acks.watch
@@ -118,11 +119,6 @@ class World(Watched):
         self.note_change()
         self.record("added", name)
 
-    def forsake(self, name: str) -> None:
-        """A host is lost for good, with its disk."""
-        self.wipe(name)
-        self.hosts[name].forsaken = True
-
     @property
     def running(self) -> list[str]:
         """The hosts that are there, whatever they are to the ring."""
@@ -137,14 +133,6 @@ class World(Watched):
         host.disk = self._disks()
         host.disk.watch = partial(self.tell_committed, host)
 
-    def note_loss(self, name: str) -> None:
-        """A disk has lost something that it had: rows may be gone, or wrong, from now on."""
-        host = self.hosts[name]
-        host.lost_ms = self.changed_ms = self.now_ms
-        self.oracle.note_loss(self.now_ms)
-        for judge in self.judges:
-            judge.lost(host)
-
     def note_change(self) -> None:
         """What works, or who reaches whom, is no longer what it was."""
         self.changed_ms = self.now_ms
@@ -157,8 +145,8 @@ class World(Watched):
 
     @property
     def digest(self) -> str:
-        """A hash of everything that happened so far."""
-        return self._trace.digest
+        """A hash of everything that happened so far, "" if nobody wants one."""
+        return self._trace.digest if self.tracing else ""
 
     # --- time -----------------------------------------------------------------------------------
 
@@ -295,43 +283,6 @@ class World(Watched):
         host.paused = False
         self._thaw(host)
 
-    def wipe(self, name: str) -> None:
-        """The disk is lost; the host comes back empty, under its old name."""
-        self.kill(name)
-        self._new_disk(self.hosts[name])
-        self.note_loss(name)
-        self.record("wiped", name)
-
-    def lose_power(self, name: str, kept: int) -> int:
-        """The power goes, and what was not synced but for `kept` batches; how many are lost."""
-        self.kill(name)
-        lost = self.hosts[name].disk.lose_power(kept)
-        self.note_loss(name)
-        self.record("power lost", name, lost)
-        return lost
-
-    def forget(self, name: str, space: int, skey: bytes) -> None:
-        """The process dies, and one row is not there when it returns; nobody tells it."""
-        self.kill(name)
-        self.hosts[name].disk.forget(space, skey)
-        self.note_loss(name)
-        self.record("forgotten", name, space, skey)
-
-    def rot(self, name: str, space: int, skey: bytes, at: int, bits: int) -> None:
-        """A byte of a record is another one from now on."""
-        self.hosts[name].disk.rot(space, skey, at, bits)
-        self.note_loss(name)
-        self.record("rotten", name, space, skey)
-
-    def take_back(self, name: str, snapshot: Snapshot, told: bool) -> None:
-        """The disk goes back to what it was; `told`: the store knows that it ended badly."""
-        self.kill(name)
-        host = self.hosts[name]
-        host.disk.restore(snapshot)
-        host.disk.unclean = told
-        self.note_loss(name)
-        self.record("taken back", name, told)
-
     def pause(self, name: str, freeze: bool = False) -> None:
         """The host takes no turns. `freeze`: nor does its monotonic clock go on."""
         host = self.hosts[name]
@@ -405,7 +356,7 @@ class World(Watched):
         if node.roster.hash != host.seen_hash:
             self._learn(host, node)
         self._examine(host, node)
-        if inbox or outbox:
+        if (inbox or outbox) and (self.tracing or self.logging):
             self.record("step", host.name, len(inbox), outbox)
         if outbox or host.doom:
             self._send(host, node, outbox, clock_ms)
@@ -432,8 +383,7 @@ class World(Watched):
                 self.mark("frame of a ghost")
                 continue
             born_ms = clock_ms - age_ms(sender, boot, sent_ms, clock_ms)
-            for message in messages:
-                inbox.append((token, message, born_ms))
+            inbox += [(token, message, born_ms) for message in messages]
         return inbox
 
     def _examine(self, host: Host, node: Node) -> None:
@@ -508,8 +458,9 @@ class World(Watched):
                 self._note_stats(host.node)
 
     def record(self, *event: Any) -> None:
-        """Note something that happened: in the digest, and in the log if there is one."""
-        self._trace.note(self.now_ms, event)
+        """Note something that happened: in the digest and in the log, as far as there are any."""
+        if self.tracing:
+            self._trace.note(self.now_ms, event)
         if self.logging:
             self.log.append((self.now_ms, *event))
 

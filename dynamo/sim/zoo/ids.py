@@ -29,7 +29,7 @@ def forwarded_again_as_new(plant: Plant) -> None:
 @mistake("DESIGN, D5", "I4", "I6", "I12")
 def put_ids_not_remembered(plant: Plant) -> None:
     """The id of a superseded put is forgotten with its value."""
-    plant.set(Replica, "remember", lambda self, put_id: None)
+    plant.set(Replica, "remember", lambda self, put_id, arc: None)
 
 
 @mistake("history: one dot superseded, the other lived on", "I4", "I3", needs=crashes)
@@ -42,7 +42,7 @@ def ids_compared_and_not_dots(plant: Plant) -> None:
         kept = dvv.ids_of(merged)
         gone = [put_id for put_id in dvv.ids_of(mine) if put_id not in kept]
         for put_id in gone:
-            self.remember(put_id)
+            self.remember(put_id, skey[0] << 8 | skey[1])
         if self.dead and len(kept) > 1:
             merged = self._shed(skey, merged, kept)
         return merged, gone

@@ -45,8 +45,8 @@ def answer_of_a_stranger(plant: Plant) -> None:
 
     def on_replicate_ok(self: Fanout, sender: str, message: Any, born_ms: int) -> None:
         op = self.requests.pending.get(message[1])
-        if isinstance(op, Put) and not op.asking:
-            op.waiting.setdefault(sender, "")
+        if isinstance(op, Put) and not op.asking and sender not in op.waiting:
+            op.acked.append(sender)
         real(self, sender, message, born_ms)
 
     plant.set(Fanout, "on_replicate_ok", on_replicate_ok)
