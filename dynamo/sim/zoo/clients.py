@@ -44,7 +44,7 @@ def broken_connection_proves_nothing_was_done(plant: Plant) -> None:
     plant.set(Session, "lost", lost)
 
 
-@mistake("S3, riak-python-client#425", "I1", "I2", "I14")
+@mistake("S3, riak-python-client#425", "I1", "I2", "I14", "I6")
 def late_answer_given_to_the_next(plant: Plant) -> None:
     """What comes after its caller has left is given to whoever waits now."""
     real = Session.handle

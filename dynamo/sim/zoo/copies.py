@@ -169,7 +169,7 @@ def corrupt_taken_for_absent(plant: Plant) -> None:
     plant.set(Replica, "_quarantine", quarantine)
 
 
-@mistake("trap 35", "I14", "N0", "D1")
+@mistake("trap 35", "I14", "N0", "D1", "I9")
 def checks_not_checked(plant: Plant) -> None:
     """A record is given out as it lies on the disk, rotten or not."""
 
