@@ -16,7 +16,7 @@ from dynamo.core.requests import Requests
 from dynamo.core.ring import SWITCHED, Register
 from dynamo.core.spaces import OBJECTS
 from dynamo.sim.zoo.entry import Plant, Shelf
-from dynamo.sim.zoo.needs import bereft, contested, moving, untold
+from dynamo.sim.zoo.needs import bereft, contested, moving, thin, untold
 
 mistake = Shelf("membership")
 
@@ -140,7 +140,7 @@ def target_derived_again(plant: Plant) -> None:
 # --- Copies ---------------------------------------------------------------------------------------
 
 
-@mistake("V8: CASSANDRA-2434, bootstrap from one replica", "I6", "I1", "I12", "I5", needs=moving)
+@mistake("V8: CASSANDRA-2434, bootstrap from one replica", "I6", "I4", "I1", "I5", needs=thin)
 def copy_from_one_owner_only(plant: Plant) -> None:
     """A copy is whole when it has been compared with one owner, whatever W is."""
     real = ballots.need
@@ -163,7 +163,7 @@ def copy_counted_from_an_owner_that_was_not_confirmed(plant: Plant) -> None:
     plant.set(Driver, "_known", known)
 
 
-@mistake("X1: the absence that a new owner finds is no evidence", "I6", "I1", "I5", needs=moving)
+@mistake("X1: the absence that a new owner finds is no evidence", "I6", "I4", "I1", needs=moving)
 def gaining_owner_counts_before_its_copy_is_whole(plant: Plant) -> None:
     """An owner to be is taken for evidence from the moment it knows, and has nothing to copy."""
     real = Exchange._judge
